@@ -1,0 +1,67 @@
+# Needs Python >= 3.11 and make; everything else is installed into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+LINKED_CLI := build/typing/graphprune_cli
+
+# One thread a test process: pytest runs one process a core.
+TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format docs clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+install: $(VENV)/.installed ## Build .venv and install graphprune into it
+
+demo: $(VENV)/.installed ## Prune a small network from end to end
+	$(BIN)/graphprune demo
+
+test: lint ## Lint, then run the fast tests
+	$(PYTEST)
+
+test-all: lint ## Lint, then run every test
+	$(PYTEST) -m "slow or not slow"
+
+lint: $(VENV)/.installed $(LINKED_CLI) ## Check style, types and the order of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.installed ## Rewrite files into the house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/.installed-docs ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
+
+clean: ## Remove .venv and everything built
+	rm -rf $(VENV) build dist site graphprune-out graphprune-demo *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# The stamps are newer than pyproject.toml once the environment is what it asks for.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+# PYTHON=... chooses the interpreter; otherwise the first one that is new enough.
+$(BIN)/python:
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	    if "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	    then echo "Building $(VENV) with $$python"; exec "$$python" -m venv $(VENV); fi; \
+	done; \
+	echo "No Python >= 3.11 with venv found; name one with make PYTHON=/path/to/python3" >&2; \
+	exit 1
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# mypy looks for graphprune_cli by that name, and the folder is called cli.
+$(LINKED_CLI):
+	@mkdir -p $(@D)
+	@ln -s ../../cli $@

@@ -1,0 +1,1 @@
+"""The commands of graphprune, one file each."""

@@ -1,0 +1,194 @@
+"""The operations on values that op rules are made of.
+
+Each reports to a coupler what the operation requires and returns the value of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphprune.labels.coupler import Coupler
+from graphprune.labels.value import (
+    Factor,
+    Shape,
+    Value,
+    drop_dim,
+    insert_dim,
+    lift,
+    squeeze_constant,
+    varying,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contribution:
+    """One factor of one operand of an element-wise op, lifted to the result's rank."""
+
+    operand: int
+    dims: frozenset[int]
+    factor: Factor
+
+
+def merge(coupler: Coupler, values: Sequence[Value], shape: Shape) -> Value:
+    """Element-wise op with broadcasting: factors that share a dim become one.
+
+    An operand that has real extent along a dim, but no factor there, keeps that dim for ever: the
+    factors of the others are pinned along it.
+    """
+    rank = len(shape)
+    sizes = [(1,) * (rank - value.rank) + value.shape for value in values]
+    contributions = [
+        _Contribution(k, frozenset(varying(lifted)), lifted)
+        for k, value in enumerate(values)
+        for lifted in (lift(factor, rank) for factor in value.factors)
+        if varying(lifted)
+    ]
+    factors = [
+        _merge_bundle(coupler, bundle, sizes) for bundle in _bundles_sharing_dims(contributions)
+    ]
+    return Value(shape, tuple(factors))
+
+
+def _bundles_sharing_dims(contributions: list[_Contribution]) -> list[list[_Contribution]]:
+    bundles: list[tuple[frozenset[int], list[_Contribution]]] = []
+    for item in contributions:
+        dims, members, apart = item.dims, [item], []
+        for other_dims, others in bundles:
+            if other_dims & item.dims:
+                dims, members = dims | other_dims, others + members
+            else:
+                apart.append((other_dims, others))
+        bundles = [*apart, (dims, members)]
+    return [members for _, members in bundles]
+
+
+def _merge_bundle(
+    coupler: Coupler, bundle: list[_Contribution], sizes: list[Shape]
+) -> Factor:
+    dims = frozenset().union(*(item.dims for item in bundle))
+    base = min(bundle, key=lambda item: (len(item.dims), item.factor.size))
+    for item in bundle:
+        if item is not base:
+            coupler.unite(item.factor, base.factor)
+    labelled = {item.operand for item in bundle}
+    for operand, size in enumerate(sizes):
+        if operand not in labelled and any(size[dim] > 1 for dim in dims):
+            coupler.pin(base.factor, "combined element-wise with an axis of fixed size")
+            break
+    if base.dims == dims or all(sizes[base.operand][dim] > 1 for dim in dims):
+        return base.factor
+    return max(bundle, key=lambda item: item.factor.size).factor
+
+
+def merge_shifted(coupler: Coupler, value: Value, parameters: Sequence[Value], dim: int) -> Value:
+    """Element-wise op of a tensor with one-dimensional values that lie along ``dim``."""
+    shaped = [value]
+    for parameter in parameters:
+        shape = tuple(parameter.shape[0] if k == dim else 1 for k in range(value.rank))
+        shaped.append(Value(shape, tuple(f.reshape(shape) for f in parameter.factors)))
+    return merge(coupler, shaped, value.shape)
+
+
+def reduce(
+    coupler: Coupler, value: Value, dims: Sequence[int], *, keepdim: bool, shape: Shape
+) -> Value:
+    """Reduce over ``dims``: a factor that varies only there is used up, others lose those dims."""
+    factors = []
+    for factor in value.factors:
+        hit = [dim for dim in varying(factor) if dim in dims]
+        if hit and len(hit) == len(varying(factor)):
+            continue
+        kept = factor
+        for dim in hit:
+            kept = coupler.collapse(kept, dim)
+        factors.append(kept)
+    if not keepdim:
+        remaining = [dim for dim in range(value.rank) if dim not in dims]
+        factors = [factor.reshape([factor.shape[dim] for dim in remaining]) for factor in factors]
+    return Value(shape, tuple(factors))
+
+
+def contract(coupler: Coupler, left: Value, right: Value, shape: Shape) -> Value:
+    """Batched matrix product: ``left`` (..., m, k) times ``right`` (..., k, n)."""
+    wide_left = insert_dim(left, left.rank)
+    wide_right = insert_dim(right, right.rank - 2)
+    full = np.broadcast_shapes(wide_left.shape, wide_right.shape)
+    merged = merge(coupler, [wide_left, wide_right], full)
+    return reduce(coupler, merged, [len(full) - 2], keepdim=False, shape=shape)
+
+
+def take(
+    coupler: Coupler, value: Value, dim: int, index: slice | Sequence[int], shape: Shape
+) -> Value:
+    """Keep the entries ``index`` along ``dim`` (the dim stays).
+
+    Where that leaves nothing but copies of one atom, the slice cannot vanish without the op
+    vanishing too: the atom is pinned.
+    """
+    where = (slice(None),) * dim + (index if isinstance(index, slice) else list(index),)
+    factors = []
+    for factor in value.factors:
+        kept = squeeze_constant(factor[where]) if factor.shape[dim] > 1 else factor
+        if kept.size > 1:
+            factors.append(kept)
+        else:
+            coupler.pin(kept, "a slice of the axis holds this unit alone")
+    return Value(shape, tuple(factors))
+
+
+def select(coupler: Coupler, value: Value, dim: int, index: int) -> Value:
+    """Keep one entry along ``dim`` and drop the dim."""
+    size = value.shape[dim]
+    shape = (*value.shape[:dim], 1, *value.shape[dim + 1 :])
+    return drop_dim(take(coupler, value, dim, [index % size], shape), dim)
+
+
+def concatenate(coupler: Coupler, values: Sequence[Value], dim: int, shape: Shape) -> Value:
+    """Join along ``dim``: atoms are joined too; along all other dims the op is element-wise."""
+    flat = tuple(1 if k == dim else size for k, size in enumerate(shape))
+    across = [
+        Value(
+            tuple(1 if k == dim else size for k, size in enumerate(value.shape)),
+            tuple(factor for factor in value.factors if factor.shape[dim] == 1),
+        )
+        for value in values
+    ]
+    factors = list(merge(coupler, across, flat).factors)
+    if any(value.along(dim) for value in values):
+        factors.append(_join(coupler, values, dim, len(shape)))
+    return Value(shape, tuple(factors))
+
+
+def _join(coupler: Coupler, values: Sequence[Value], dim: int, rank: int) -> Factor:
+    parts = []
+    for value in values:
+        along = value.along(dim)
+        if along:
+            for other in along[1:]:
+                coupler.unite(*np.broadcast_arrays(along[0], other))
+            parts.append(along[0])
+        else:
+            size = value.shape[dim]
+            atoms = coupler.fresh(size)
+            coupler.pin(atoms, "concatenated slice that no parameter produces")
+            parts.append(atoms.reshape([size if k == dim else 1 for k in range(rank)]))
+    beside = np.broadcast_shapes(
+        *[tuple(1 if k == dim else n for k, n in enumerate(part.shape)) for part in parts]
+    )
+    return np.concatenate(
+        [
+            np.broadcast_to(
+                part, [part.shape[k] if k == dim else beside[k] for k in range(rank)]
+            )
+            for part in parts
+        ],
+        dim,
+    )
+
+
+def expand(value: Value, shape: Shape) -> Value:
+    """Broadcast to ``shape``: a dim of size 1 that grows has no factor of its own."""
+    return Value(shape, tuple(lift(factor, len(shape)) for factor in value.factors))

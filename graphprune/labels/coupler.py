@@ -1,0 +1,129 @@
+"""The coupler: where op rules report what must shrink together and what must stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphprune.labels.value import Factor, Value
+
+ArgumentPath = tuple[int, ...]
+"""Where an input stands in an op's arguments: position, then the position in a list if it is one."""
+
+MaskedKernel = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """Atoms that are one: ``left[k]`` and ``right[k]`` exist together."""
+
+    left: Factor
+    right: Factor
+    op: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Atoms that may not be removed, and why."""
+
+    atoms: Factor
+    reason: str
+    op: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """An op adds up its input along ``dim``: absent slices must be zero when it does."""
+
+    op: str
+    path: ArgumentPath
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """An op takes a statistic along ``dims`` of its input: only the slices kept may count.
+
+    ``kernel(mask, *arguments)`` replaces the op when units are masked; ``mask`` is 1 where an
+    element of the input at ``path`` is kept and broadcasts against it along ``dims``.
+    """
+
+    op: str
+    path: ArgumentPath
+    dims: tuple[int, ...]
+    kernel: MaskedKernel
+
+
+@dataclass(slots=True)
+class Reports:
+    """All that the rules have reported, in execution order."""
+
+    n_atoms: int = 0
+    unions: list[Union] = field(default_factory=list)
+    pins: list[Pin] = field(default_factory=list)
+    gates: list[Gate] = field(default_factory=list)
+    statistics: list[Statistic] = field(default_factory=list)
+    produced: list[Factor] = field(default_factory=list)
+    consumed: list[Factor] = field(default_factory=list)
+
+
+class Coupler:
+    """Collects the reports of one op's rule.
+
+    Args:
+        op: Name of the op's node in the graph.
+        reports: Where to write; shared by all ops of the graph.
+    """
+
+    def __init__(self, op: str, reports: Reports) -> None:
+        self.op = op
+        self._reports = reports
+
+    def fresh(self, count: int) -> Factor:
+        """Return ``count`` atoms nobody has used."""
+        start = self._reports.n_atoms
+        self._reports.n_atoms += count
+        return np.arange(start, start + count, dtype=np.int64)
+
+    def unite(self, left: Factor, right: Factor) -> None:
+        """Say that atoms at equal places (after broadcasting) exist together."""
+        left, right = np.broadcast_arrays(left, right)
+        differ = left != right
+        if differ.any():
+            self._reports.unions.append(Union(left[differ], right[differ], self.op))
+
+    def pin(self, atoms: Factor, reason: str) -> None:
+        """Say that atoms may not be removed."""
+        self._reports.pins.append(Pin(np.unique(atoms), reason, self.op))
+
+    def pin_value(self, value: Value, reason: str) -> None:
+        """Pin every axis of a tensor."""
+        for factor in value.factors:
+            self.pin(factor, reason)
+
+    def collapse(self, factor: Factor, dim: int) -> Factor:
+        """Make all atoms along ``dim`` one; return the factor with that dim at size 1."""
+        if factor.shape[dim] == 1:
+            return factor
+        first = factor.take([0], dim)
+        self.unite(factor, first)
+        return first
+
+    def gate(self, path: ArgumentPath, dim: int) -> None:
+        """Say that the op adds up the input at ``path`` along ``dim``."""
+        self._reports.gates.append(Gate(self.op, path, dim))
+
+    def statistic(self, path: ArgumentPath, dims: tuple[int, ...], kernel: MaskedKernel) -> None:
+        """Say that the op takes a statistic of the input at ``path`` along ``dims``."""
+        self._reports.statistics.append(Statistic(self.op, path, dims, kernel))
+
+    def produce(self, factor: Factor) -> None:
+        """Say that a weight's slices along this factor each compute one slice of the output."""
+        self._reports.produced.append(np.unique(factor))
+
+    def consume(self, factor: Factor) -> None:
+        """Say that a weight's slices along this factor each read one slice of the input."""
+        self._reports.consumed.append(np.unique(factor))

@@ -1,0 +1,199 @@
+"""From reports to classes: which atoms are one, and which class lies where along every axis.
+
+Three things happen here. Unions are solved at once (connected components). The **rectangular
+closure** makes every factor depend on one dim only: tensors lose whole rows or whole columns, so
+where atoms vary along several dims the rows (or the columns, whichever leaves more classes) are
+united. Classes that cannot go at all are pinned, each with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from graphprune.labels.coupler import Pin, Reports
+from graphprune.labels.value import Factor, Value, varying
+
+Classes = npt.NDArray[np.int64]
+"""Class of every entry along one axis."""
+
+CLOSURE = "(shape)"
+"""Op name of the couplings that the rectangular closure adds."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Classes of atoms.
+
+    Args:
+        class_of: Class of every atom.
+        n_classes: How many classes there are.
+        axes: For every value, by dim, the class of each entry; only dims that some factor
+            describes.
+        pins: For every pinned class, the reports that pinned it, in execution order.
+    """
+
+    class_of: Classes
+    n_classes: int
+    axes: Mapping[Hashable, Mapping[int, Classes]]
+    pins: Mapping[int, tuple[Pin, ...]]
+
+
+def solve(reports: Reports, values: Mapping[Hashable, Value]) -> Solution:
+    """Solve the reports of all rules.
+
+    Args:
+        reports: What the rules reported.
+        values: Every tensor of the graph by any key.
+    """
+    solver = _Solver(reports)
+    distinct = _distinct_factors(values.values())
+    while solver.close(distinct) or solver.reconcile(values.values()):
+        pass
+    solver.pin_whole_axes(distinct)
+    axes = {key: solver.axes(value) for key, value in values.items() if value.factors}
+    return Solution(solver.class_of, solver.n_classes, axes, solver.pinned())
+
+
+def _distinct_factors(values: Iterable[Value]) -> list[Factor]:
+    seen: dict[tuple[tuple[int, ...], bytes], Factor] = {}
+    for value in values:
+        for factor in value.factors:
+            seen.setdefault((factor.shape, factor.tobytes()), factor)
+    return list(seen.values())
+
+
+class _Solver:
+    def __init__(self, reports: Reports) -> None:
+        self._n_atoms = max(reports.n_atoms, 1)
+        self._left = [union.left.reshape(-1) for union in reports.unions]
+        self._right = [union.right.reshape(-1) for union in reports.unions]
+        self._pins = list(reports.pins)
+        self._components()
+
+    def _components(self) -> None:
+        empty = np.zeros(0, np.int64)
+        left = np.concatenate([*self._left, empty])
+        right = np.concatenate([*self._right, empty])
+        self.n_classes, labels = _connected(left, right, self._n_atoms)
+        self.class_of: Classes = labels
+        self._left, self._right = [left], [right]
+
+    def _unite(self, left: Factor, right: Factor) -> None:
+        left, right = np.broadcast_arrays(left, right)
+        self._left.append(left.reshape(-1))
+        self._right.append(right.reshape(-1))
+
+    def close(self, factors: list[Factor]) -> bool:
+        """Unite rows or columns of factors that depend on several dims; whether any did."""
+        changed = False
+        pinned = self._pinned_mask()
+        for factor in factors:
+            classes = self.class_of[factor]
+            if factor.ndim < 2 or self._dim_of(classes) is not None:
+                continue
+            best = max(varying(factor), key=lambda dim: _n_free(classes, dim, pinned))
+            for dim in varying(factor):
+                if dim != best:
+                    self._unite(factor, factor.take([0], dim))
+            changed = True
+        if changed:
+            self._components()
+        return changed
+
+    def reconcile(self, values: Iterable[Value]) -> bool:
+        """Unite the classes of two factors of one tensor that lie along one dim."""
+        changed = False
+        for value in values:
+            if len(value.factors) < 2:
+                continue
+            along: dict[int, Classes] = {}
+            for factor in value.factors:
+                dim = self._dim_of(self.class_of[factor])
+                if dim is None or dim < 0:
+                    continue
+                atoms = _along(factor, dim)
+                known = along.setdefault(dim, atoms)
+                if not np.array_equal(self.class_of[known], self.class_of[atoms]):
+                    self._unite(known, atoms)
+                    changed = True
+        if changed:
+            self._components()
+        return changed
+
+    def pin_whole_axes(self, factors: list[Factor]) -> None:
+        """Pin classes that fill an axis alone: removing them would leave nothing."""
+        for factor in factors:
+            classes = self.class_of[factor]
+            if (classes == classes.flat[0]).all():
+                self._pins.append(Pin(np.unique(factor), "one unit fills the whole axis", CLOSURE))
+
+    def axes(self, value: Value) -> dict[int, Classes]:
+        """Return the classes along every dim that a factor describes."""
+        found: dict[int, Classes] = {}
+        for factor in value.factors:
+            classes = self.class_of[factor]
+            dim = self._dim_of(classes)
+            if dim is not None and dim >= 0:
+                found[dim] = _along(classes, dim)
+            elif dim == -1:
+                # One class everywhere is pinned; show it on the first dim it describes.
+                first = varying(factor)[0]
+                found.setdefault(first, np.full(factor.shape[first], classes.flat[0]))
+        return found
+
+    def pinned(self) -> dict[int, tuple[Pin, ...]]:
+        """Return the pins of every pinned class."""
+        found: dict[int, list[Pin]] = {}
+        for pin in self._pins:
+            for cls in np.unique(self.class_of[pin.atoms]).tolist():
+                found.setdefault(cls, []).append(pin)
+        return {cls: tuple(pins) for cls, pins in found.items()}
+
+    def _pinned_mask(self) -> npt.NDArray[np.bool_]:
+        mask = np.zeros(self.n_classes, bool)
+        for pin in self._pins:
+            mask[self.class_of[pin.atoms]] = True
+        return mask
+
+    @staticmethod
+    def _dim_of(classes: Classes) -> int | None:
+        """The dim that alone decides the class; -1 if there is one class; None if several do."""
+        if (classes == classes.flat[0]).all():
+            return -1
+        deciding = [
+            dim
+            for dim, size in enumerate(classes.shape)
+            if size > 1 and not (classes == classes.take([0], dim)).all()
+        ]
+        return deciding[0] if len(deciding) == 1 else None
+
+
+def _along(array: npt.NDArray[np.int64], dim: int) -> npt.NDArray[np.int64]:
+    index = tuple(slice(None) if k == dim else 0 for k in range(array.ndim))
+    return array[index]
+
+
+def _n_free(classes: Classes, dim: int, pinned: npt.NDArray[np.bool_]) -> int:
+    """How many prunable classes remain if all lines across ``dim`` are united."""
+    lines = np.moveaxis(classes, dim, 0).reshape(classes.shape[dim], -1)
+    present, inverse = np.unique(lines, return_inverse=True)
+    rows = np.repeat(np.arange(lines.shape[0]), lines.shape[1])
+    count, labels = _connected(
+        rows, lines.shape[0] + inverse.reshape(-1), lines.shape[0] + present.size
+    )
+    stuck = np.unique(labels[lines.shape[0] :][pinned[present]])
+    return count - stuck.size
+
+
+def _connected(
+    left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], n_nodes: int
+) -> tuple[int, Classes]:
+    graph = coo_matrix((np.ones(left.size, np.int8), (left, right)), shape=(n_nodes, n_nodes))
+    count, labels = connected_components(graph, directed=False)
+    return int(count), labels.astype(np.int64)

@@ -1,0 +1,132 @@
+"""Contractions: the summed dim is consumed, the others are produced or passed on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphprune.labels.algebra import contract, merge, reduce
+from graphprune.labels.value import Shape, Value, drop_dim, insert_dim, permute
+from graphprune.ops.registry import OpCall, UnsupportedCall, rule
+
+
+@rule("aten.linear.default")
+def linear(call: OpCall) -> Value:
+    """Fully connected layer: weight (out, in) contracts the input's last dim."""
+    inputs, weight, bias = call.value(0), call.value(1), call.optional(2)
+    if weight.rank != 2:
+        raise UnsupportedCall(f"weight of rank {weight.rank}")
+    result = _product(call, inputs, permute(weight, (1, 0)), (0,), (1,), call.shape)
+    return result if bias is None else merge(call.coupler, [result, bias], call.shape)
+
+
+@rule("aten.matmul.default", "aten.mm.default", "aten.bmm.default")
+def matmul(call: OpCall) -> Value:
+    """Matrix product of tensors of any rank."""
+    return matrix_product(call, call.value(0), call.value(1), call.shape)
+
+
+@rule("aten.addmm.default")
+def addmm(call: OpCall) -> Value:
+    """``bias + left @ right``."""
+    product = _product(call, call.value(1), call.value(2), (1,), (2,), call.shape)
+    return merge(call.coupler, [call.value(0), product], call.shape)
+
+
+@rule("aten.baddbmm.default")
+def baddbmm(call: OpCall) -> Value:
+    """``bias + left @ right``, batched."""
+    return addmm(call)
+
+
+def matrix_product(call: OpCall, left: Value, right: Value, shape: Shape) -> Value:
+    """Matrix product of the op's first two arguments, vectors included."""
+    wide_left = insert_dim(left, 0) if left.rank == 1 else left
+    wide_right = insert_dim(right, 1) if right.rank == 1 else right
+    batch = np.broadcast_shapes(wide_left.shape[:-2], wide_right.shape[:-2])
+    full = (*batch, wide_left.shape[-2], wide_right.shape[-1])
+    result = _product(call, wide_left, wide_right, (0,), (1,), full, vector=right.rank == 1)
+    if right.rank == 1:
+        result = drop_dim(result, result.rank - 1)
+    if left.rank == 1:
+        result = drop_dim(result, result.rank - (1 if right.rank == 1 else 2))
+    return Value(shape, result.factors)
+
+
+def _product(
+    call: OpCall,
+    left: Value,
+    right: Value,
+    left_path: tuple[int, ...],
+    right_path: tuple[int, ...],
+    shape: Shape,
+    *,
+    vector: bool = False,
+) -> Value:
+    """Contract and report who produces, who consumes, and where absent slices must be zero."""
+    coupler = call.coupler
+    weight, rows, columns = (right, right.rank - 2, right.rank - 1)
+    if left.constant and not right.constant:
+        weight, rows, columns = (left, left.rank - 1, left.rank - 2)
+    if weight.constant:
+        for factor in weight.along(columns):
+            coupler.produce(factor)
+        for factor in weight.along(rows):
+            coupler.consume(factor)
+    if left.constant and not right.constant:
+        coupler.gate(right_path, 0 if vector else right.rank - 2)
+    else:
+        coupler.gate(left_path, -1)
+    return contract(coupler, left, right, shape)
+
+
+@rule("aten.einsum.default")
+def einsum(call: OpCall) -> Value:
+    """Sum of products over the letters that do not appear in the result."""
+    equation = str(call.get(0)).replace(" ", "")
+    operands = list(call.get(1, ()))
+    if "." in equation or "->" not in equation:
+        raise UnsupportedCall(f"einsum equation {equation!r}")
+    terms, output = equation.split("->")
+    inputs = terms.split(",")
+    if any(len(set(term)) != len(term) for term in [*inputs, output]) or len(inputs) > 2:
+        raise UnsupportedCall(f"einsum equation {equation!r}")
+    letters = [*output, *sorted(set("".join(inputs)) - set(output))]
+    aligned = [
+        _align(operand, term, letters) for term, operand in zip(inputs, operands, strict=True)
+    ]
+    _report_einsum(call, inputs, output, operands)
+    full = np.broadcast_shapes(*(value.shape for value in aligned))
+    merged = merge(call.coupler, aligned, full)
+    summed = range(len(output), len(letters))
+    return reduce(call.coupler, merged, tuple(summed), keepdim=False, shape=call.shape)
+
+
+def _align(value: Value, term: str, letters: list[str]) -> Value:
+    """Order a term's dims as ``letters`` does, with dims of size 1 for letters it lacks."""
+    ordered = permute(value, [term.index(letter) for letter in letters if letter in term])
+    for place, letter in enumerate(letters):
+        if letter not in term:
+            ordered = insert_dim(ordered, place)
+    return ordered
+
+
+def _report_einsum(
+    call: OpCall, inputs: list[str], output: str, operands: list[Value]
+) -> None:
+    gated = next((k for k, value in enumerate(operands) if not value.constant), 0)
+    for dim, letter in enumerate(inputs[gated]):
+        if letter not in output:
+            call.coupler.gate((1, gated), dim)
+    for k, (term, value) in enumerate(zip(inputs, operands, strict=True)):
+        others = "".join(inputs[:k] + inputs[k + 1 :])
+        # Letters summed over one operand alone need their own zeros there.
+        for dim, letter in enumerate(term):
+            if k != gated and letter not in output and letter not in others:
+                call.coupler.gate((1, k), dim)
+            if not value.constant:
+                continue
+            for factor in value.along(dim):
+                report = call.coupler.consume if letter not in output else call.coupler.produce
+                if letter in output and letter in others:
+                    continue
+                report(factor)

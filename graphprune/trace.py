@@ -1,0 +1,288 @@
+"""Trace: a PyTorch model becomes a functional ATen graph that owns its own weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import Dim, ExportedProgram, export
+from torch.utils import _pytree as pytree
+
+from graphprune.errors import TraceError
+
+BATCH = "batch"
+MAX_BATCH = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedProgram:
+    """A model as a graph of ATen calls.
+
+    Args:
+        module: Graph in evaluation mode, without in-place ops; owns copies of the weights.
+        example_inputs: The inputs it was traced with, batch of at least 2.
+        dynamic_batch: The graph holds for any batch size.
+        aliases: For every parameter and buffer name, the first name of the same tensor.
+        unused: Parameters and buffers that the traced forward does not read.
+    """
+
+    module: fx.GraphModule
+    example_inputs: tuple[Any, ...]
+    dynamic_batch: bool
+    aliases: Mapping[str, str]
+    unused: tuple[str, ...]
+
+
+def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedProgram:
+    """Trace ``model`` on ``example_inputs``; the model itself stays as it is.
+
+    Args:
+        model: Any module that ``torch.export`` can trace; taken in evaluation mode.
+        example_inputs: Positional inputs; tensors have the batch as their first dim.
+
+    Raises:
+        TraceError: ``torch.export`` refuses the model, or it writes through a view.
+    """
+    inputs = _with_batch_of_two(tuple(example_inputs))
+    program, dynamic = _export(_evaluation_copy(model), inputs)
+    module = program.module(check_guards=False)
+    if not isinstance(module, fx.GraphModule):
+        raise TraceError(
+            f"torch.export returned a {type(module).__name__} instead of a graph",
+            hint="this torch version is not supported; see `graphprune doctor`",
+        )
+    functionalize(module)
+    return TracedProgram(
+        module=module,
+        example_inputs=inputs,
+        dynamic_batch=dynamic,
+        aliases=_aliases(module),
+        unused=_unused(module),
+    )
+
+
+def batch_dims(inputs: tuple[Any, ...], dim: Any) -> Any:
+    """Return ``dynamic_shapes`` that make the leading dim of every tensor ``dim``."""
+
+    def of(leaf: Any) -> Any:
+        return {0: dim} if isinstance(leaf, torch.Tensor) and leaf.dim() else None
+
+    return pytree.tree_map(of, inputs)
+
+
+def export_with_batch(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
+    """Export with a dynamic batch of at least 1."""
+    shapes = batch_dims(inputs, Dim(BATCH, min=1, max=MAX_BATCH))
+    with quiet_export():
+        return export(model, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def training_flag(node: fx.Node) -> int | None:
+    """Return the position of an op's ``training`` / ``train`` argument, if it has one."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return None
+    for position, argument in enumerate(schema.arguments):
+        if argument.name in ("training", "train", "use_input_stats"):
+            return position
+    return None
+
+
+class quiet_export:  # noqa: N801 - reads as a function at its call sites
+    """Silence torch.export's own warnings and logs; errors still surface."""
+
+    def __enter__(self) -> None:
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        self._level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *exception: object) -> None:
+        logging.disable(self._level)
+        self._warnings.__exit__(None, None, None)
+
+
+def _evaluation_copy(model: nn.Module) -> nn.Module:
+    duplicate = copy.deepcopy(model)
+    # Graphs that torch.export made are in evaluation mode for good and refuse to be switched.
+    if not isinstance(duplicate, fx.GraphModule):
+        duplicate.eval()
+    return duplicate
+
+
+def _export(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, bool]:
+    try:
+        return export_with_batch(model, inputs), True
+    except Exception as first:  # torch.export raises many unrelated types
+        try:
+            with quiet_export():
+                return export(model, inputs, strict=False), False
+        except Exception as error:
+            raise TraceError(
+                f"torch.export cannot trace {type(model).__name__}: {_first_line(error)}",
+                hint="make its forward exportable (no data-dependent control flow), "
+                "or give the part of it that is",
+            ) from first
+
+
+def _first_line(error: Exception) -> str:
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text.strip()[:300]}"
+
+
+def _with_batch_of_two(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Repeat a batch of one: torch.export would take the 1 for a constant."""
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    if not leaves:
+        raise TraceError(
+            "the example inputs hold no tensor", hint="pass a tuple of tensors, batch first"
+        )
+    if any(leaf.dim() and leaf.shape[0] != 1 for leaf in leaves):
+        return inputs
+
+    def twice(leaf: Any) -> Any:
+        return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.dim() else leaf
+
+    doubled: tuple[Any, ...] = pytree.tree_map(twice, inputs)
+    return doubled
+
+
+# ---- in-place ops -------------------------------------------------------------------------------
+
+
+def functionalize(module: fx.GraphModule) -> None:
+    """Replace in-place ops by their functional twins, in the graph, where that changes nothing.
+
+    Raises:
+        TraceError: An op writes through a view whose base is read afterwards.
+    """
+    graph = module.graph
+    position = {node: k for k, node in enumerate(graph.nodes)}
+    alias = _alias_sets(graph)
+    for node in list(graph.nodes):
+        twin = functional_twin(node)
+        if twin is None:
+            continue
+        written = node.args[0]
+        assert isinstance(written, fx.Node)
+        _check_only_reader(node, written, alias[written], position)
+        node.target = twin
+        for user in [user for user in written.users if position[user] > position[node]]:
+            user.replace_input_with(written, node)
+    graph.lint()
+    module.recompile()
+
+
+def functional_twin(node: fx.Node) -> Any | None:
+    """Return the overload that computes the same without writing, or None if none is needed."""
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None or not schema.is_mutable:
+        return None
+    name = schema.name.split("::")[1]
+    packet = getattr(torch.ops.aten, name.rstrip("_"), None) if name.endswith("_") else None
+    twin = getattr(packet, schema.overload_name or "default", None) if packet else None
+    if twin is None or not isinstance(node.args[0], fx.Node):
+        raise TraceError(
+            f"{node.target} writes into its input and has no functional form{_where(node)}",
+            hint="write the assignment in the model's forward without in-place ops",
+        )
+    return twin
+
+
+def _check_only_reader(
+    node: fx.Node, written: fx.Node, aliases: set[fx.Node], position: Mapping[fx.Node, int]
+) -> None:
+    for other in aliases - {written, node}:
+        if any(position[user] > position[node] for user in other.users):
+            raise TraceError(
+                f"{node.target} writes through a view of {other.name}, "
+                f"which is read afterwards{_where(node)}",
+                hint="write the assignment in the model's forward without in-place ops",
+            )
+
+
+def _alias_sets(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
+    """Group the nodes that may share memory by ops that return views (in-place ops apart)."""
+    sets: dict[fx.Node, set[fx.Node]] = {}
+    for node in graph.nodes:
+        sets[node] = {node}
+        base = _viewed(node)
+        if base is not None:
+            sets[base].add(node)
+            sets[node] = sets[base]
+    return sets
+
+
+def _viewed(node: fx.Node) -> fx.Node | None:
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:  # getitem of a split
+        return node.args[0]
+    if schema.is_mutable:
+        return None
+    returns_view = any(result.alias_info is not None for result in schema.returns)
+    # In evaluation mode dropout hands back its input itself, though its schema does not say so.
+    return node.args[0] if returns_view or "dropout" in schema.name else None
+
+
+def _where(node: fx.Node) -> str:
+    line = source_line(node)
+    return f" ({line})" if line else ""
+
+
+def source_line(node: fx.Node) -> str:
+    """Return ``file:line`` of the innermost user-level frame that made a node, or ''."""
+    trace = node.meta.get("stack_trace") or ""
+    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    own = [frame for frame in frames if "/torch/nn/" not in frame]
+    if not own:
+        return ""
+    file, line = own[-1].split('"')[1], own[-1].split("line ")[1].split(",")[0]
+    return f"{file}:{line}"
+
+
+def module_path(node: fx.Node) -> str:
+    """Return the dotted path of the module that made a node, '' for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    for path, _ in reversed(list(stack.values())):
+        return str(path)
+    return ""
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return parameters and buffers by name, every name of a shared one."""
+    found: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    found.update(module.named_buffers(remove_duplicate=False))
+    return found
+
+
+def _aliases(module: fx.GraphModule) -> dict[str, str]:
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(module).items()
+    }
+
+
+def _unused(module: fx.GraphModule) -> tuple[str, ...]:
+    aliases = _aliases(module)
+    read = {
+        aliases.get(str(node.target))
+        for node in module.graph.nodes
+        if node.op == "get_attr" and node.users
+    }
+    return tuple(
+        name
+        for name, first in aliases.items()
+        if first not in read and not name.endswith("num_batches_tracked")
+    )
