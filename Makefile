@@ -2,13 +2,16 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-LINKED_CLI := build/typing/graphprune_cli
 
 # One thread a test process: pytest runs one process a core.
 TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
+# Twice quiet: errors are shown, progress and warnings are not.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet
+
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help install demo test test-all lint format docs clean
 
 help: ## Print this list
@@ -25,7 +28,7 @@ test: lint ## Lint, then run the fast tests
 test-all: lint ## Lint, then run every test
 	$(PYTEST) -m "slow or not slow"
 
-lint: $(VENV)/.installed $(LINKED_CLI) ## Check style, types and the order of imports
+lint: $(VENV)/.installed ## Check style, types and the order of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -44,11 +47,13 @@ clean: ## Remove .venv and everything built
 
 # The stamps are newer than pyproject.toml once the environment is what it asks for.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@echo "Installing into $(VENV); torch and its libraries are several GB"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@mkdir -p $(VENV)/typing && ln -sfn ../../cli $(VENV)/typing/graphprune_cli # see [tool.mypy]
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@$(PIP_INSTALL) --editable '.[docs]'
 	@touch $@
 
 # PYTHON=... chooses the interpreter; otherwise the first one that is new enough.
@@ -57,11 +62,5 @@ $(BIN)/python:
 	    if "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	    then echo "Building $(VENV) with $$python"; exec "$$python" -m venv $(VENV); fi; \
 	done; \
-	echo "No Python >= 3.11 with venv found; name one with make PYTHON=/path/to/python3" >&2; \
-	exit 1
-	$(BIN)/python -m pip install --quiet --upgrade pip
-
-# mypy looks for graphprune_cli by that name, and the folder is called cli.
-$(LINKED_CLI):
-	@mkdir -p $(@D)
-	@ln -s ../../cli $@
+	echo "No Python >= 3.11 with venv found; name one: make PYTHON=/path/to/python3" >&2; exit 1
+	@$(PIP_INSTALL) --upgrade pip

@@ -30,6 +30,7 @@ class TracedProgram:
         dynamic_batch: The graph holds for any batch size.
         aliases: For every parameter and buffer name, the first name of the same tensor.
         unused: Parameters and buffers that the traced forward does not read.
+        batch_size: Leading size of the example inputs.
     """
 
     module: fx.GraphModule
@@ -37,6 +38,7 @@ class TracedProgram:
     dynamic_batch: bool
     aliases: Mapping[str, str]
     unused: tuple[str, ...]
+    batch_size: int
 
 
 def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedProgram:
@@ -64,6 +66,7 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         dynamic_batch=dynamic,
         aliases=_aliases(module),
         unused=_unused(module),
+        batch_size=_batch_size(inputs),
     )
 
 
@@ -89,7 +92,7 @@ def training_flag(node: fx.Node) -> int | None:
     if schema is None:
         return None
     for position, argument in enumerate(schema.arguments):
-        if argument.name in ("training", "train", "use_input_stats"):
+        if argument.name in ("training", "train"):
             return position
     return None
 
@@ -137,6 +140,11 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text.strip()[:300]}"
 
 
+def _batch_size(inputs: tuple[Any, ...]) -> int:
+    leaves = pytree.tree_leaves(inputs)
+    return next(int(x.shape[0]) for x in leaves if isinstance(x, torch.Tensor) and x.dim())
+
+
 def _with_batch_of_two(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Repeat a batch of one: torch.export would take the 1 for a constant."""
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
@@ -167,11 +175,10 @@ def functionalize(module: fx.GraphModule) -> None:
     position = {node: k for k, node in enumerate(graph.nodes)}
     alias = _alias_sets(graph)
     for node in list(graph.nodes):
-        twin = functional_twin(node)
-        if twin is None:
+        if not _writes(node) or _fills_own_tensor(node, alias):
             continue
+        twin = functional_twin(node)
         written = node.args[0]
-        assert isinstance(written, fx.Node)
         _check_only_reader(node, written, alias[written], position)
         node.target = twin
         for user in [user for user in written.users if position[user] > position[node]]:
@@ -180,11 +187,47 @@ def functionalize(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def functional_twin(node: fx.Node) -> Any | None:
-    """Return the overload that computes the same without writing, or None if none is needed."""
+def _writes(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
-    if node.op != "call_function" or schema is None or not schema.is_mutable:
-        return None
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+
+
+def _fills_own_tensor(node: fx.Node, alias: Mapping[fx.Node, set[fx.Node]]) -> bool:
+    """Whether a write touches only a tensor that the forward made itself, with constants.
+
+    Such a tensor (an attention mask, say) has no axis that could shrink, and is made afresh in
+    every forward, so the write may stay.
+    """
+    made = min(alias[node.args[0]], key=lambda other: (_viewed(other) is not None, other.name))
+    written = [other for other in node.all_input_nodes if other is not node.args[0]]
+    return _creates(made) and not any(_reads_input(other) for other in written)
+
+
+def _creates(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    name = schema.name.split("::")[1] if schema is not None else ""
+    return name.removeprefix("new_") in ("zeros", "ones", "full", "empty")
+
+
+def _reads_input(node: fx.Node) -> bool:
+    waiting, seen = [node], {node}
+    while waiting:
+        current = waiting.pop()
+        if current.op == "placeholder":
+            return True
+        fresh = [other for other in current.all_input_nodes if other not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return False
+
+
+def functional_twin(node: fx.Node) -> Any:
+    """Return the overload that computes the same as an in-place op without writing.
+
+    Raises:
+        TraceError: There is none.
+    """
+    schema = node.target._schema  # type: ignore[union-attr]
     name = schema.name.split("::")[1]
     packet = getattr(torch.ops.aten, name.rstrip("_"), None) if name.endswith("_") else None
     twin = getattr(packet, schema.overload_name or "default", None) if packet else None

@@ -55,7 +55,7 @@ def container_of(path: Path) -> Container:
     """Say which format the file has; its content is not interpreted."""
     with path.open("rb") as handle:
         start = handle.read(4)
-    if start[:2] == b"\x80\x02" or start[:1] == b"\x80":
+    if start[:1] == b"\x80":
         return Container.OLD_TORCH_SAVE
     if start != b"PK\x03\x04":
         return Container.BROKEN

@@ -15,6 +15,8 @@ from graphprune.load.allowlist import Allowance
 
 _PLAIN = ""
 _EMPTY = "()"
+# torch allows this one by default; it calls its first argument, so it would call a class for us.
+_CALLS_ITS_ARGUMENT = frozenset({"torch._tensor._rebuild_from_type_v2"})
 
 
 def require_only_created(pickle: bytes, allowance: Allowance, *, path: str) -> None:
@@ -31,7 +33,7 @@ def require_only_created(pickle: bytes, allowance: Allowance, *, path: str) -> N
     machine = _Machine(allowance=allowance)
     try:
         for opcode, argument, _ in pickletools.genops(pickle):
-            machine.step(opcode, argument)
+            machine.step(opcode.name, opcode, argument)
     except _Refusal as reason:
         raise _error(path, str(reason)) from None
     except (IndexError, KeyError, ValueError) as reason:
@@ -58,12 +60,49 @@ class _Machine:
     marks: list[int] = field(default_factory=list)
     memo: dict[int, str] = field(default_factory=dict)
 
-    def step(self, opcode: pickletools.OpcodeInfo, argument: object) -> None:
-        special = getattr(self, f"_on_{opcode.name.lower()}", None)
-        if special is not None:
-            special(argument)
-            return
-        self._shuffle(opcode)
+    def step(self, name: str, opcode: pickletools.OpcodeInfo, argument: object) -> None:
+        match name:
+            case "GLOBAL":
+                self.stack.append(str(argument).replace(" ", "."))
+            case "EMPTY_TUPLE":
+                self.stack.append(_EMPTY)
+            case "MARK":
+                self.marks.append(len(self.stack))
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[int(str(argument))] = self.stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                self.stack.append(self.memo[int(str(argument))])
+            case _:
+                self._act(name, opcode)
+
+    def _act(self, name: str, opcode: pickletools.OpcodeInfo) -> None:
+        match name:
+            case "NEWOBJ":
+                self._new()
+            case "REDUCE":
+                self._call()
+            case "BUILD":
+                self._build()
+            case _:
+                self._shuffle(opcode)
+
+    def _new(self) -> None:
+        arguments, made = self.stack.pop(), self.stack.pop()
+        if made in self.allowance.modules and arguments != _EMPTY:
+            raise _Refusal(f"it creates {made} with arguments")
+        self.stack.append(_PLAIN)
+
+    def _call(self) -> None:
+        self.stack.pop()
+        called = self.stack.pop()
+        if called in self.allowance.modules or called in _CALLS_ITS_ARGUMENT:
+            raise _Refusal(f"it calls {called}")
+        self.stack.append(f"={called}" if called in self.allowance.enums else _PLAIN)
+
+    def _build(self) -> None:
+        self.stack.pop()
+        if self.stack[-1].startswith("="):
+            raise _Refusal(f"it changes {self.stack[-1][1:]}")
 
     def _shuffle(self, opcode: pickletools.OpcodeInfo) -> None:
         before = opcode.stack_before
@@ -73,40 +112,3 @@ class _Machine:
         for _ in before:
             self.stack.pop()
         self.stack.extend(_PLAIN for _ in opcode.stack_after)
-
-    def _on_global(self, argument: object) -> None:
-        self.stack.append(str(argument).replace(" ", "."))
-
-    def _on_empty_tuple(self, _: object) -> None:
-        self.stack.append(_EMPTY)
-
-    def _on_mark(self, _: object) -> None:
-        self.marks.append(len(self.stack))
-
-    def _on_binput(self, argument: object) -> None:
-        self.memo[int(str(argument))] = self.stack[-1]
-
-    _on_long_binput = _on_binput
-
-    def _on_binget(self, argument: object) -> None:
-        self.stack.append(self.memo[int(str(argument))])
-
-    _on_long_binget = _on_binget
-
-    def _on_newobj(self, _: object) -> None:
-        arguments, made = self.stack.pop(), self.stack.pop()
-        if made in self.allowance.modules and arguments != _EMPTY:
-            raise _Refusal(f"it creates {made} with arguments")
-        self.stack.append(_PLAIN)
-
-    def _on_reduce(self, _: object) -> None:
-        self.stack.pop()
-        called = self.stack.pop()
-        if called in self.allowance.modules:
-            raise _Refusal(f"it calls {called}")
-        self.stack.append(f"={called}" if called in self.allowance.enums else _PLAIN)
-
-    def _on_build(self, _: object) -> None:
-        self.stack.pop()
-        if self.stack[-1].startswith("="):
-            raise _Refusal(f"it changes {self.stack[-1][1:]}")

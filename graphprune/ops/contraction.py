@@ -130,3 +130,16 @@ def _report_einsum(
                 if letter in output and letter in others:
                     continue
                 report(factor)
+
+
+@rule("aten.embedding.default")
+def embedding(call: OpCall) -> Value:
+    """Table look-up: rows are picked by index and stay, columns are produced."""
+    table = call.value(0)
+    for factor in table.along(0):
+        call.coupler.pin(factor, "rows picked by an index tensor")
+    columns = [factor for factor in table.factors if factor.shape[0] == 1]
+    for factor in columns:
+        call.coupler.produce(factor)
+    lifted = tuple(f.reshape((1,) * (len(call.shape) - 1) + (-1,)) for f in columns)
+    return Value(call.shape, lifted)

@@ -1,0 +1,245 @@
+"""Masked execution: the full-size network in which absent units behave as if removed.
+
+Every op that adds up its input along a prunable axis gets that input multiplied by a *gate*: one
+where a unit is kept, zero where it is absent. Ops that take statistics over such an axis (norms,
+means, softmax) are replaced by kernels that count kept entries only. What absent slices hold in
+between does not matter, since nothing kept reads it; so the network computes exactly what the
+physically pruned one computes. Gates are ordinary factors, so the result is differentiable in them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from graphprune.graph import DependencyGraph, Kept
+from graphprune.groups import UnitIds
+from graphprune.labels.coupler import ArgumentPath, MaskedKernel
+from graphprune.ops.resize import argument
+
+GATES = "unit_gates"
+"""Name of the gated graph's first input."""
+
+UnitGates = Tensor
+"""(n_units + 1,) or (batch, n_units + 1) floats, 1 = kept; the last column is 1 for ever."""
+
+
+class MaskedNetwork(nn.Module):
+    """A full-size network with some units masked, called like the model itself.
+
+    Args:
+        graph: The traced network.
+        kept: For every unit whether it is kept.
+    """
+
+    def __init__(self, graph: DependencyGraph, kept: Kept) -> None:
+        super().__init__()
+        absent = ~np.asarray(kept, bool)
+        # The network owns its weights, so that casting it leaves the traced ones alone.
+        self.network = copy.deepcopy(gated_module(graph, absent)).eval()
+        self.register_buffer("gates", unit_gates(torch.from_numpy(~absent)))
+        self._unflatten = graph.unflatten_outputs
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return what the model returns, with the masked units absent."""
+        return self._unflatten(self.network(self.gates, *pytree.tree_leaves(inputs)))
+
+
+def mask_network(graph: DependencyGraph, kept: Kept) -> MaskedNetwork:
+    """Return the full-size network with every unit outside ``kept`` masked."""
+    return MaskedNetwork(graph, kept)
+
+
+def gated_module(
+    graph: DependencyGraph, units: npt.NDArray[np.bool_] | None = None
+) -> fx.GraphModule:
+    """Return the traced network with gates; it shares the traced weights.
+
+    Its first input holds the gates of all units (:data:`UnitGates`), the others are the network's
+    flat inputs; it returns the flat list of outputs.
+
+    Args:
+        graph: The network.
+        units: Which units may be absent; all by default. Gates of others are left out, so the
+            graph of a game on one group is smaller.
+    """
+    return _Gating(graph, units).build()
+
+
+def unit_gates(kept: Tensor, dtype: torch.dtype = torch.float32) -> UnitGates:
+    """Turn coalitions (n_units,) or (batch, n_units) into gates with the constant last column."""
+    rows = kept.to(dtype)
+    return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], -1)
+
+
+def lay_gates(
+    gates: UnitGates, index: Tensor, rank: int, dim: int, batch_dim: int, repeats: int
+) -> Tensor:
+    """Lay unit gates along one axis of a tensor, ready to multiply.
+
+    Args:
+        gates: (n_units + 1,) or (batch, n_units + 1).
+        index: Column of ``gates`` for every entry along the axis.
+        rank: Dims of the tensor that will be multiplied.
+        dim: The axis.
+        batch_dim: The tensor's dim that holds the samples.
+        repeats: How many entries of ``batch_dim`` belong to one sample.
+    """
+    values = gates.index_select(-1, index)
+    shape = [1] * rank
+    shape[dim] = index.numel()
+    if values.dim() == 1:
+        return values.reshape(shape)
+    if repeats > 1:
+        values = values.repeat_interleave(repeats, 0)
+    shape[batch_dim] = values.shape[0]
+    laid = values if batch_dim < dim else values.mT
+    return laid.reshape(shape)
+
+
+def lay_folded_gates(gates: UnitGates, index: Tensor, x: Tensor, dim: int) -> Tensor:
+    """Lay unit gates along an axis into which the batch is folded, samples outermost."""
+    values = gates.index_select(-1, index)
+    if values.dim() == 1:
+        values = values.repeat(x.shape[dim] // index.numel())
+    return values.reshape([-1 if k == dim else 1 for k in range(x.dim())])
+
+
+def apply_gate(x: Tensor, gate: Tensor) -> Tensor:
+    """Multiply by a gate in the tensor's own precision."""
+    return x * gate.to(x.dtype)
+
+
+def multiply_masks(left: Tensor, right: Tensor) -> Tensor:
+    """Combine the masks of two axes."""
+    return left * right
+
+
+class _Gating:
+    def __init__(self, graph: DependencyGraph, units: npt.NDArray[np.bool_] | None) -> None:
+        self._graph = graph
+        self._active = np.ones(graph.n_units, bool) if units is None else units
+        self._new = fx.Graph()
+        self._copied: dict[fx.Node, fx.Node] = {}
+        self._laid: dict[tuple[object, ...], fx.Node] = {}
+        self._attributes: dict[str, Any] = {}
+        self._gates = self._new.placeholder(GATES)
+
+    def build(self) -> fx.GraphModule:
+        gates, statistics = self._gates_by_op(), self._statistics_by_op()
+        for node in self._graph.program.module.graph.nodes:
+            if node.op == "output":
+                self._new.output(fx.map_arg(tuple(node.args[0]), self._copied.__getitem__))
+                continue
+            if node.op == "get_attr":
+                if not node.users:
+                    continue
+                self._attributes[str(node.target)] = _attribute(self._graph.program.module, node)
+            made = self._copied[node] = self._new.node_copy(node, self._copied.__getitem__)
+            if node.name in statistics:
+                self._use_kernel(node, made, *statistics[node.name])
+            for path, dim, units in gates.get(node.name, ()):
+                self._gate_input(node, made, path, dim, units)
+        return fx.GraphModule(self._attributes, self._new, "GatedNetwork")
+
+    def _touches(self, units: UnitIds) -> bool:
+        return bool(self._active[units[units >= 0]].any())
+
+    def _gates_by_op(self) -> Mapping[str, list[tuple[ArgumentPath, int, UnitIds]]]:
+        found: dict[str, list[tuple[ArgumentPath, int, UnitIds]]] = {}
+        for gate, units in self._graph.gates():
+            if self._touches(units):
+                found.setdefault(gate.op, []).append((gate.path, gate.dim, units))
+        return found
+
+    def _statistics_by_op(
+        self,
+    ) -> Mapping[str, tuple[MaskedKernel, ArgumentPath, dict[int, UnitIds]]]:
+        return {
+            statistic.op: (statistic.kernel, statistic.path, touched)
+            for statistic, along in self._graph.statistics()
+            if (touched := {dim: units for dim, units in along.items() if self._touches(units)})
+        }
+
+    def _use_kernel(
+        self,
+        node: fx.Node,
+        made: fx.Node,
+        kernel: MaskedKernel,
+        path: ArgumentPath,
+        along: dict[int, UnitIds],
+    ) -> None:
+        """Replace an op by its masked kernel, whose first argument is the mask."""
+        source = self._graph.input_node(node.name, path)
+        mask: fx.Node | None = None
+        with self._new.inserting_before(made):
+            for dim, units in along.items():
+                laid = self._lay(source, dim, units)
+                mask = (
+                    laid
+                    if mask is None
+                    else self._new.call_function(multiply_masks, (mask, laid))
+                )
+        count = len(made.target._schema.arguments)  # type: ignore[union-attr]
+        arguments = tuple(argument(made, position) for position in range(count))
+        made.target = kernel
+        made.args, made.kwargs = (mask, *arguments), {}
+
+    def _gate_input(
+        self, node: fx.Node, made: fx.Node, path: ArgumentPath, dim: int, units: UnitIds
+    ) -> None:
+        source = self._graph.input_node(node.name, path)
+        rank = self._graph.rank(source)
+        with self._new.inserting_before(made):
+            laid = self._lay(source, dim % rank, units)
+            gated = self._new.call_function(apply_gate, (_at(made.args, path), laid))
+        made.args = _replaced(made.args, path, gated)
+
+    def _lay(self, source: fx.Node, dim: int, units: UnitIds) -> fx.Node:
+        """Return the node that lays the gates of ``units`` along an axis; made once per axis."""
+        index = np.where(units < 0, self._graph.n_units, units)
+        place = self._graph.batch_place(source)
+        if place is not None and place.dim == dim:
+            base = self._index(index[: place.repeats])
+            arguments = (self._gates, base, self._copied[source], dim)
+            return self._new.call_function(lay_folded_gates, arguments)
+        batch_dim, repeats = (place.dim, place.repeats) if place is not None else (0, 1)
+        key = (units.tobytes(), self._graph.rank(source), dim, batch_dim, repeats)
+        if key not in self._laid:
+            self._laid[key] = self._new.call_function(
+                lay_gates, (self._gates, self._index(index), *key[1:])
+            )
+        return self._laid[key]
+
+    def _index(self, index: npt.NDArray[np.int64]) -> fx.Node:
+        name = f"gate_index_{len(self._attributes)}"
+        self._attributes[name] = nn.Buffer(torch.from_numpy(index.copy()))
+        return self._new.get_attr(name)
+
+
+def _attribute(module: fx.GraphModule, node: fx.Node) -> Any:
+    owner, _, name = str(node.target).rpartition(".")
+    found = getattr(module.get_submodule(owner), name)
+    is_constant = isinstance(found, Tensor) and not isinstance(found, nn.Parameter)
+    return nn.Buffer(found) if is_constant else found
+
+
+def _at(arguments: tuple[Any, ...], path: ArgumentPath) -> Any:
+    found: Any = arguments
+    for place in path:
+        found = found[place]
+    return found
+
+
+def _replaced(arguments: Any, path: ArgumentPath, value: Any) -> Any:
+    head, rest = path[0], path[1:]
+    changed = list(arguments)
+    changed[head] = _replaced(changed[head], rest, value) if rest else value
+    return tuple(changed) if isinstance(arguments, tuple) else changed

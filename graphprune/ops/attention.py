@@ -1,0 +1,39 @@
+"""Scaled dot-product attention: two contractions with a softmax between them."""
+
+from __future__ import annotations
+
+import math
+
+from graphprune.labels.algebra import contract, merge
+from graphprune.labels.value import Value, permute
+from graphprune.ops.registry import OpCall, UnsupportedCall, rewrite, rule
+from graphprune.ops.resize import Resize
+
+_ATTENTION = "aten.scaled_dot_product_attention.default"
+
+
+@rule(_ATTENTION)
+def attention(call: OpCall) -> Value:
+    """Heads of queries, keys and values exist together; head-dim columns of q and k likewise."""
+    query, key, value, mask = (call.value(0), call.value(1), call.value(2), call.optional(3))
+    if query.shape[:-2] != key.shape[:-2]:
+        raise UnsupportedCall("grouped-query attention")
+    for tensor in (key, value):
+        for factor in tensor.along(tensor.rank - 2):
+            call.coupler.pin(factor, "tokens that attention sums over")
+    order = (*range(key.rank - 2), key.rank - 1, key.rank - 2)
+    shape = (*query.shape[:-1], key.shape[-2])
+    call.coupler.gate((0,), -1)
+    scores = contract(call.coupler, query, permute(key, order), shape)
+    if mask is not None:
+        scores = merge(call.coupler, [scores, mask], shape)
+    return contract(call.coupler, scores, value, call.shape)
+
+
+@rewrite(_ATTENTION)
+def rewrite_scale(resize: Resize) -> None:
+    """Keep the softmax scale of the original head width."""
+    width = resize.shape_in(0)[-1]
+    kept = resize.kept_in(0, len(resize.shape_in(0)) - 1)
+    if kept is not None and resize.argument(6) is None:
+        resize.set(6, 1.0 / math.sqrt(width))

@@ -1,0 +1,372 @@
+"""Ops that move elements: atoms move with them, and literal sizes follow."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from graphprune.labels.algebra import concatenate, expand, merge, select, take
+from graphprune.labels.value import Factor, Value, insert_dim, lift, permute, reshape
+from graphprune.ops.registry import OpCall, UnsupportedCall, rewrite, rule
+from graphprune.ops.resize import Kept, Resize
+
+# ---- reshapes -----------------------------------------------------------------------------------
+
+_SIZED = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
+
+
+@rule(
+    *_SIZED,
+    "aten.flatten.using_ints",
+    "aten.unflatten.int",
+    "aten.squeeze.default",
+    "aten.squeeze.dim",
+    "aten.squeeze.dims",
+    "aten.unsqueeze.default",
+    "aten.view_as.default",
+    "aten.reshape_as.default",
+)
+def reshaping(call: OpCall) -> Value:
+    """Reshape the factors themselves: every element keeps its atom."""
+    return reshape(call.value(0), call.shape)
+
+
+@rewrite(*_SIZED, "aten.expand.default")
+def rewrite_sizes(resize: Resize) -> None:
+    """Write the sizes that remain into ``view`` and ``expand``."""
+    sizes = list(resize.argument(1))
+    before = resize.shape()
+    for dim, size in enumerate(sizes):
+        kept = resize.kept(dim)
+        if kept is not None and size != -1:
+            sizes[dim] = resize.scaled(size, len(kept), before[dim])
+    resize.set(1, sizes)
+
+
+@rewrite("aten.unflatten.int")
+def rewrite_unflatten(resize: Resize) -> None:
+    """Write the sizes that remain into ``unflatten``."""
+    before = resize.shape()
+    sizes = list(resize.argument(2))
+    first = int(resize.argument(1)) % (len(before) - len(sizes) + 1)
+    for place, size in enumerate(sizes):
+        kept = resize.kept(first + place)
+        if kept is not None and size != -1:
+            sizes[place] = resize.scaled(size, len(kept), before[first + place])
+    resize.set(2, sizes)
+
+
+# ---- permutations -------------------------------------------------------------------------------
+
+
+@rule("aten.permute.default")
+def permuting(call: OpCall) -> Value:
+    """Reorder dims."""
+    return permute(call.value(0), [int(dim) for dim in call.get(1)])
+
+
+@rule("aten.transpose.int", "aten.swapaxes.default")
+def transposing(call: OpCall) -> Value:
+    """Swap two dims."""
+    value = call.value(0)
+    order = list(range(value.rank))
+    first, second = int(call.get(1)), int(call.get(2))
+    order[first], order[second] = order[second], order[first]
+    return permute(value, order)
+
+
+@rule("aten.t.default", "aten.numpy_T.default", "aten.mT.default")
+def reversing(call: OpCall) -> Value:
+    """Transpose a matrix."""
+    value = call.value(0)
+    if value.rank > 2:
+        raise UnsupportedCall(f"transpose of a tensor of rank {value.rank}")
+    return permute(value, range(value.rank)[::-1])
+
+
+@rule("aten.movedim.int", "aten.movedim.intlist")
+def moving(call: OpCall) -> Value:
+    """Move dims to new places."""
+    value = call.value(0)
+    sources = _listed(call.get(1), value.rank)
+    targets = _listed(call.get(2), value.rank)
+    rest = iter(dim for dim in range(value.rank) if dim not in sources)
+    placed = dict(zip(targets, sources, strict=True))
+    return permute(value, [placed[k] if k in placed else next(rest) for k in range(value.rank)])
+
+
+def _listed(dims: int | list[int], rank: int) -> list[int]:
+    return [int(dim) % rank for dim in (dims if isinstance(dims, (list, tuple)) else [dims])]
+
+
+# ---- broadcasts and repeats ---------------------------------------------------------------------
+
+
+@rule("aten.expand.default", "aten.expand_as.default", "aten.broadcast_to.default")
+def expanding(call: OpCall) -> Value:
+    """Repeat dims of size 1: nothing new to remove."""
+    return expand(call.value(0), call.shape)
+
+
+@rule("aten.repeat.default")
+def repeating(call: OpCall) -> Value:
+    """Tile a tensor: copies of one slice exist together."""
+    rank = len(call.shape)
+    factors = []
+    for factor in call.value(0).factors:
+        lifted = lift(factor, rank)
+        counts = [
+            int(count) if lifted.shape[dim] > 1 else 1 for dim, count in enumerate(call.get(1))
+        ]
+        factors.append(np.tile(lifted, counts))
+    return Value(call.shape, tuple(factors))
+
+
+@rule("aten.repeat_interleave.self_int")
+def interleaving(call: OpCall) -> Value:
+    """Repeat every slice in place."""
+    value = call.value(0)
+    if call.get(2) is None:
+        raise UnsupportedCall("repeat_interleave of a flattened tensor")
+    dim, count = int(call.get(2)) % value.rank, int(call.get(1))
+    factors = tuple(
+        np.repeat(factor, count, dim) if factor.shape[dim] > 1 else factor
+        for factor in value.factors
+    )
+    return Value(call.shape, factors)
+
+
+# ---- slices -------------------------------------------------------------------------------------
+
+
+@rule("aten.slice.Tensor")
+def slicing(call: OpCall) -> Value:
+    """Keep a range of one dim."""
+    value = call.value(0)
+    dim = int(call.get(1, 0)) % value.rank
+    if not value.along(dim):
+        return Value(call.shape, value.factors)
+    step = int(call.get(4, 1))
+    where = slice(call.get(2), call.get(3), step)
+    if step != 1:
+        raise UnsupportedCall("strided slice of a prunable axis")
+    return take(call.coupler, value, dim, where, call.shape)
+
+
+@rewrite("aten.slice.Tensor")
+def rewrite_slice(resize: Resize) -> None:
+    """Move both ends of a slice to where their elements are now."""
+    before = resize.shape_in(0)
+    dim = int(resize.argument(1, 0)) % len(before)
+    kept = resize.kept_in(0, dim)
+    if kept is None:
+        return
+    span = range(before[dim])[resize.argument(2) : resize.argument(3)]
+    first, last = _bounds(kept, span)
+    resize.retarget(
+        torch.ops.aten.slice.Tensor, (resize.tensor(0), dim, first, last)
+    )
+
+
+def _bounds(kept: Kept, span: range) -> tuple[int, int]:
+    """Where a range of old indices starts and stops among those kept."""
+    return int((kept < span.start).sum()), int((kept < span.stop).sum())
+
+
+@rule("aten.narrow.default")
+def narrowing(call: OpCall) -> Value:
+    """Keep ``length`` entries of one dim from ``start`` on."""
+    value = call.value(0)
+    dim, start = int(call.get(1)) % value.rank, int(call.get(2))
+    return take(call.coupler, value, dim, slice(start, start + int(call.get(3))), call.shape)
+
+
+@rewrite("aten.narrow.default")
+def rewrite_narrow(resize: Resize) -> None:
+    """Turn ``narrow`` of a shrunk axis into a slice."""
+    before = resize.shape_in(0)
+    dim, start = int(resize.argument(1)) % len(before), int(resize.argument(2))
+    kept = resize.kept_in(0, dim)
+    if kept is None:
+        return
+    first, last = _bounds(kept, range(start, start + int(resize.argument(3))))
+    resize.retarget(torch.ops.aten.slice.Tensor, (resize.tensor(0), dim, first, last))
+
+
+@rule("aten.select.int")
+def selecting(call: OpCall) -> Value:
+    """Keep one entry of one dim."""
+    value = call.value(0)
+    return select(call.coupler, value, int(call.get(1)) % value.rank, int(call.get(2)))
+
+
+@rewrite("aten.select.int")
+def rewrite_select(resize: Resize) -> None:
+    """Move the index to where its (pinned) element is now."""
+    before = resize.shape_in(0)
+    dim = int(resize.argument(1)) % len(before)
+    kept = resize.kept_in(0, dim)
+    if kept is not None:
+        resize.set(2, int((kept < int(resize.argument(2)) % before[dim]).sum()))
+
+
+@rule("aten.unbind.int")
+def unbinding(call: OpCall) -> tuple[Value, ...]:
+    """Take a dim apart, entry by entry."""
+    value = call.value(0)
+    dim = int(call.get(1, 0)) % value.rank
+    return tuple(select(call.coupler, value, dim, k) for k in range(value.shape[dim]))
+
+
+_SPLITS = (
+    "aten.split.Tensor",
+    "aten.split.sizes",
+    "aten.split_with_sizes.default",
+    "aten.chunk.default",
+    "aten.tensor_split.sections",
+    "aten.tensor_split.indices",
+)
+
+
+@rule(*_SPLITS)
+def splitting(call: OpCall) -> tuple[Value, ...]:
+    """Cut a dim into ranges."""
+    value = call.value(0)
+    dim = int(call.get(2, 0)) % value.rank
+    parts, start = [], 0
+    for shape in call.shapes:
+        stop = start + shape[dim]
+        parts.append(take(call.coupler, value, dim, slice(start, stop), shape))
+        start = stop
+    return tuple(parts)
+
+
+@rewrite(*_SPLITS)
+def rewrite_split(resize: Resize) -> None:
+    """Spell out the size of every part."""
+    before = resize.shape_in(0)
+    dim = int(resize.argument(2, 0)) % len(before)
+    kept = resize.kept_in(0, dim)
+    if kept is None:
+        return
+    sizes, start = [], 0
+    for size in _part_sizes(resize, dim):
+        first, last = _bounds(kept, range(start, start + size))
+        sizes.append(last - first)
+        start += size
+    resize.retarget(
+        torch.ops.aten.split_with_sizes.default, (resize.tensor(0), sizes, dim)
+    )
+
+
+def _part_sizes(resize: Resize, dim: int) -> list[int]:
+    count = len(resize.node.meta["val"])
+    return [resize.shape(part)[dim] for part in range(count)]
+
+
+@rule("_operator.getitem")
+def getting(call: OpCall) -> Value:
+    """One result of an op that returns several; the graph resolves it itself."""
+    raise UnsupportedCall("getitem of something that is not a tuple of tensors")
+
+
+@rule("aten.index_select.default")
+def index_selecting(call: OpCall) -> Value:
+    """Pick entries of a fixed axis; the other axes pass."""
+    value = call.value(0)
+    dim = int(call.get(1)) % value.rank
+    for factor in value.along(dim):
+        call.coupler.pin(factor, "picked by an index tensor")
+    return Value(call.shape, tuple(f for f in value.factors if f.shape[dim] == 1))
+
+
+# ---- joins --------------------------------------------------------------------------------------
+
+
+@rule("aten.cat.default", "aten.concat.default")
+def joining(call: OpCall) -> Value:
+    """Concatenate: every input keeps its own atoms."""
+    values = [value for value in call.values() if value.shape != (0,)]
+    dim = int(call.get(1, 0)) % len(call.shape)
+    return concatenate(call.coupler, values, dim, call.shape)
+
+
+@rule("aten.stack.default")
+def stacking(call: OpCall) -> Value:
+    """Concatenate along a new dim."""
+    dim = int(call.get(1, 0)) % len(call.shape)
+    values = [insert_dim(value, dim) for value in call.values()]
+    flat = tuple(1 if k == dim else size for k, size in enumerate(call.shape))
+    return Value(call.shape, merge(call.coupler, values, flat).factors)
+
+
+# ---- padding, rolling, flipping -----------------------------------------------------------------
+
+
+@rule("aten.pad.default", "aten.constant_pad_nd.default")
+def padding(call: OpCall) -> Value:
+    """Pad with a constant: the padding along a prunable axis can go as well."""
+    widths = [int(width) for width in call.get(1)]
+    constant = call.get(2, "constant") not in ("reflect", "replicate", "circular")
+    value = call.value(0)
+    factors = []
+    for factor in value.factors:
+        for place in range(len(widths) // 2):
+            dim = value.rank - 1 - place
+            left, right = widths[2 * place : 2 * place + 2]
+            if factor.shape[dim] == 1 or (left, right) == (0, 0):
+                continue
+            if not constant:
+                raise UnsupportedCall("a prunable axis is padded with its own values")
+            factor = _pad_factor(call, factor, dim, left, right)
+        factors.append(factor)
+    return Value(call.shape, tuple(factors))
+
+
+def _pad_factor(call: OpCall, factor: Factor, dim: int, left: int, right: int) -> Factor:
+    if min(left, right) < 0:
+        raise UnsupportedCall("a prunable axis is cropped by negative padding")
+
+    def padding_atoms(count: int) -> Factor:
+        along = [count if k == dim else 1 for k in range(factor.ndim)]
+        full = [count if k == dim else size for k, size in enumerate(factor.shape)]
+        return np.broadcast_to(call.coupler.fresh(count).reshape(along), full)
+
+    return np.concatenate([padding_atoms(left), factor, padding_atoms(right)], dim)
+
+
+@rewrite("aten.pad.default", "aten.constant_pad_nd.default")
+def rewrite_padding(resize: Resize) -> None:
+    """Count the padding that remains on both sides."""
+    widths, before = list(resize.argument(1)), resize.shape()
+    for place in range(len(widths) // 2):
+        dim = len(before) - 1 - place
+        kept = resize.kept(dim)
+        if kept is not None:
+            left, right = widths[2 * place : 2 * place + 2]
+            widths[2 * place] = int((kept < left).sum())
+            widths[2 * place + 1] = int((kept >= before[dim] - right).sum())
+    resize.set(1, widths)
+
+
+@rule("aten.roll.default")
+def rolling(call: OpCall) -> Value:
+    """Shift along dims of fixed size; the other axes pass."""
+    value = call.value(0)
+    dims = call.dims(2, value.rank)
+    for dim in dims:
+        for factor in value.along(dim):
+            call.coupler.pin(factor, "a rolled axis")
+    return Value(
+        call.shape,
+        tuple(f for f in value.factors if all(f.shape[dim] == 1 for dim in dims)),
+    )
+
+
+@rule("aten.flip.default")
+def flipping(call: OpCall) -> Value:
+    """Reverse dims."""
+    value = call.value(0)
+    dims = call.dims(1, value.rank)
+    return Value(call.shape, tuple(np.flip(factor, dims) for factor in value.factors))
+
