@@ -59,6 +59,10 @@ _FUNCTIONS = frozenset(
     ]
 )
 _GUARD_METHODS = frozenset({"size", "stride", "storage_offset"})
+_GUARD_FUNCTIONS = frozenset(
+    {"sym_max", "sym_min", "sym_float", "sym_int", "sym_not", "sym_sum", "ceil", "floor", "trunc"}
+)
+_GUARD_ROOTS = frozenset({"L", "torch", "math"})
 _TREE_TYPES = frozenset({"builtins.tuple", "builtins.list", "builtins.dict"})
 
 
@@ -74,9 +78,10 @@ def is_name(text: str) -> bool:
 
 def is_path(text: str) -> bool:
     """Whether the text is a parameter's or module's dotted name; empty means the root."""
+    # RegNet's blocks have dashes; torch puts such names between quotes, which none may contain.
     parts = text.split(".")
     return text == "" or all(
-        re.fullmatch(r"\w{1,999}", part, re.ASCII) and not _is_dunder(part) for part in parts
+        re.fullmatch(r"[\w-]{1,999}", part, re.ASCII) and not _is_dunder(part) for part in parts
     )
 
 
@@ -109,7 +114,8 @@ def _is_dunder(text: str) -> bool:
 
 
 def _parsed(text: str) -> ast.expr | None:
-    if len(text) > _MAX_LENGTH or not text.isascii() or not text.isprintable():
+    # What Python's parser skips or folds (comments, other alphabets), sympy might read differently.
+    if len(text) > _MAX_LENGTH or "#" in text or not (text.isascii() and text.isprintable()):
         return None
     try:
         return ast.parse(text, mode="eval").body
@@ -191,6 +197,8 @@ def _integer(node: ast.expr) -> int | None:
 
 def _is_guard_node(node: ast.AST) -> bool:
     match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="torch" | "math"), attr=name)):
+            return name in _GUARD_FUNCTIONS and not node.keywords
         case ast.Call(func=ast.Attribute(attr=method), args=[], keywords=[]):
             return method in _GUARD_METHODS
         case ast.Call(func=ast.Name(id=name), keywords=[]):
@@ -200,9 +208,9 @@ def _is_guard_node(node: ast.AST) -> bool:
         case ast.Constant(value=value):
             return isinstance(value, bool | int | float)
         case ast.Attribute(attr=name):
-            return name in _GUARD_METHODS
+            return name in _GUARD_METHODS or name in _GUARD_FUNCTIONS
         case ast.Name(id=name):
-            return name == "L" or is_symbol(name) or name in _FUNCTIONS
+            return name in _GUARD_ROOTS or is_symbol(name) or name in _FUNCTIONS
     return isinstance(
         node,
         ast.Compare

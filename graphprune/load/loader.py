@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -119,8 +118,8 @@ def _unknown_form(spec: str) -> ModelError:
     if spec.isidentifier() and not Path(spec).exists():
         hint = f"did you mean torchvision:{spec} or timm:{spec}?"
         return ModelError(f"{spec!r} is none of the forms of MODEL: {_FORMS}", hint=hint)
-    if "/" in spec or Path(spec).suffix or Path(spec).exists():
+    if spec and ("/" in spec or Path(spec).suffix or Path(spec).exists()):
         existing_file(spec, what="model file")
-    prefix = difflib.get_close_matches(spec.partition(":")[0], ("torchvision", "timm"), n=1)
-    hint = f"did you mean {prefix[0]}:NAME?" if prefix and ":" in spec else "see --help"
-    return ModelError(f"{spec!r} is none of the forms of MODEL: {_FORMS}", hint=hint)
+    return ModelError(
+        f"{spec!r} is none of the forms of MODEL: {_FORMS}", hint="see graphprune --help"
+    )

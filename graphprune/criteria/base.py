@@ -1,0 +1,223 @@
+"""The registry of criteria, and how one is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from graphprune.data import CalibrationBatches, check_against, synthetic
+from graphprune.errors import DataError, OptionError
+from graphprune.estimators import AGGREGATES
+from graphprune.estimators import available as available_estimators
+from graphprune.game.value import PERFORMANCES
+from graphprune.graph import DependencyGraph
+from graphprune.progress import Progress, silent
+from graphprune.ranking import Ranking, Scores, split_by_group
+
+SYNTHETIC_IMAGES = 32
+"""Inputs drawn where a criterion needs some and none are given."""
+
+GAMES = ("network", "group")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRequest:
+    """What a criterion is asked.
+
+    Args:
+        graph: The network.
+        data: Calibration images.
+        game: ``network``, ``group`` or None for the criterion's own choice.
+        estimator: Name of a Shapley estimator, or ``auto``.
+        value: Name of a performance, or None for the criterion's own choice.
+        aggregate: How per-image values become scores, or None for the criterion's own choice.
+        budget: Coalitions per player (network game: per image), None for the estimator's default.
+        seed: Seed of everything random.
+        progress: Told about every step.
+    """
+
+    graph: DependencyGraph
+    data: CalibrationBatches
+    game: str | None = None
+    estimator: str = "auto"
+    value: str | None = None
+    aggregate: str | None = None
+    budget: int | None = None
+    seed: int = 0
+    progress: Progress = field(default=silent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A criterion's answer.
+
+    Args:
+        scores: (n_units,) over the whole network, higher = keep.
+        stderr: (n_units,) standard errors over the calibration images; None if there are none.
+        game: The game that was played, if any.
+        estimator: The estimator used, if any.
+        value: The performance used, if any.
+        aggregate: How per-image values became scores, if they did.
+        evaluations: Coalitions evaluated, each on all images.
+    """
+
+    scores: Scores
+    stderr: Scores | None = None
+    game: str | None = None
+    estimator: str | None = None
+    value: str | None = None
+    aggregate: str | None = None
+    evaluations: int = 0
+
+
+Criterion = Callable[[RankRequest], Scored]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    score: Criterion
+    needs_data: bool
+
+
+_CRITERIA: dict[str, _Entry] = {}
+
+
+def criterion(name: str, *, needs_data: bool) -> Callable[[Criterion], Criterion]:
+    """Register a criterion.
+
+    Args:
+        name: What ``--criterion`` takes.
+        needs_data: It looks at images; synthetic ones are drawn where none are given.
+
+    Raises:
+        OptionError: The name is taken.
+    """
+
+    def add(function: Criterion) -> Criterion:
+        if name in _CRITERIA:
+            raise OptionError(f"two criteria are called {name!r}")
+        _CRITERIA[name] = _Entry(function, needs_data)
+        return function
+
+    return add
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of all criteria."""
+    return tuple(sorted(_CRITERIA))
+
+
+def needs_data(name: str) -> bool:
+    """Whether a criterion looks at images.
+
+    Raises:
+        OptionError: There is no criterion of that name.
+    """
+    return _entry(name).needs_data
+
+
+def rank(
+    graph: DependencyGraph,
+    data: CalibrationBatches | None = None,
+    *,
+    criterion: str = "shapley",
+    game: str | None = None,
+    estimator: str = "auto",
+    value: str | None = None,
+    aggregate: str | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Ranking:
+    """Score every unit of a network.
+
+    Args:
+        graph: The traced network.
+        data: Calibration images; None draws synthetic inputs for criteria that need some.
+        criterion: One of :func:`available`.
+        game: ``network`` or ``group``; None for the criterion's own choice.
+        estimator: A Shapley estimator or ``auto``.
+        value: ``kl``, ``cross-entropy`` or ``accuracy``; None for the criterion's own choice.
+        aggregate: ``magnitude``, ``mean`` or ``mean+2std``; None for the criterion's own choice.
+        budget: Coalitions per player (network game: per image); None for a default.
+        seed: Equal seeds give equal rankings on one machine.
+        progress: Told about every step.
+
+    Raises:
+        OptionError: An option is not one of those allowed.
+        DataError: The data does not fit the network, or labels are missing.
+        BudgetError: The budget is too small.
+    """
+    entry = _entry(criterion)
+    _check("game", game, GAMES)
+    _check("value", value, tuple(PERFORMANCES))
+    _check("aggregate", aggregate, AGGREGATES)
+    _check("estimator", estimator, ("auto", *available_estimators()))
+    batches = _fitting(graph, data, seed)
+    scored = entry.score(
+        RankRequest(
+            graph=graph,
+            data=batches,
+            game=game,
+            estimator=estimator,
+            value=value,
+            aggregate=aggregate,
+            budget=budget,
+            seed=seed,
+            progress=progress,
+        )
+    )
+    _check_finite(scored, criterion)
+    return Ranking(
+        graph=graph,
+        groups=split_by_group(graph, scored.scores, scored.stderr),
+        criterion=criterion,
+        game=scored.game,
+        estimator=scored.estimator,
+        value=scored.value,
+        aggregate=scored.aggregate,
+        evaluations=scored.evaluations,
+        n_images=batches.n_images if entry.needs_data else 0,
+        seed=seed,
+    )
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _CRITERIA:
+        raise OptionError(f"criterion {name!r} is none of {', '.join(available())}")
+    return _CRITERIA[name]
+
+
+def _check(option: str, given: str | None, allowed: tuple[str, ...]) -> None:
+    if given is not None and given not in allowed:
+        raise OptionError(f"{option} {given!r} is none of {', '.join(allowed)}")
+
+
+def _fitting(
+    graph: DependencyGraph, data: CalibrationBatches | None, seed: int
+) -> CalibrationBatches:
+    """Return data of the network's shapes and dtype; synthetic if there is none."""
+    inputs = [x for x in pytree.tree_leaves(graph.example_inputs) if isinstance(x, torch.Tensor)]
+    shapes = tuple(tuple(x.shape[1:]) for x in inputs)
+    if data is None:
+        if not all(x.is_floating_point() for x in inputs):
+            raise DataError(
+                "the network takes integer inputs, which cannot be made up",
+                hint="give calibration data with --data",
+            )
+        return synthetic(shapes, n_images=SYNTHETIC_IMAGES, dtype=inputs[0].dtype, seed=seed)
+    check_against(data, None, shapes)
+    floating = next((x.dtype for x in inputs if x.is_floating_point()), None)
+    return data.to(dtype=floating)
+
+
+def _check_finite(scored: Scored, criterion: str) -> None:
+    if not np.isfinite(scored.scores).all():
+        raise DataError(
+            f"criterion {criterion!r} gave scores that are not finite",
+            hint="look for overflow in the network's outputs on the calibration data",
+        )

@@ -1,0 +1,116 @@
+"""Games: players are units, coalitions are sets of kept players, values are performances."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.cost import CostModel
+from graphprune.data import CalibrationBatches
+from graphprune.errors import DataError
+from graphprune.game.evaluation import Evaluator, GateGradients
+from graphprune.game.value import NEEDS_LABELS, Performance, performance_named
+from graphprune.graph import DependencyGraph
+from graphprune.groups import PruningGroup
+
+
+class Game(Protocol):
+    """A cooperative game with per-image values."""
+
+    @property
+    def n_players(self) -> int:
+        """Number of players."""
+
+    @property
+    def evaluations(self) -> int:
+        """Coalitions evaluated so far, each on all images."""
+
+    def values(self, coalitions: Tensor) -> Tensor:
+        """Return (n_coalitions, n_images) float64 for (n_coalitions, n_players) Bool.
+
+        Equal coalitions have equal values; higher is better.
+        """
+
+
+class GroupGame:
+    """The units of one group play; all other units are kept (the paper's game).
+
+    Args:
+        graph: The network.
+        group: The players.
+        data: Calibration images.
+        value: Name of the performance.
+    """
+
+    def __init__(
+        self, graph: DependencyGraph, group: PruningGroup, data: CalibrationBatches, value: str
+    ) -> None:
+        self.n_players = group.n_units
+        self.evaluations = 0
+        self._performance = _checked_performance(value, data)
+        self._span = group.span
+        players = np.zeros(graph.n_units, bool)
+        players[group.span] = True
+        self._evaluator = Evaluator(graph, data, players)
+
+    def values(self, coalitions: Tensor) -> Tensor:
+        """Return (n_coalitions, n_images) float64 for (n_coalitions, n_players) Bool."""
+        whole = torch.ones(len(coalitions), self._evaluator.graph.n_units, dtype=torch.bool)
+        whole[:, self._span] = coalitions
+        self.evaluations += len(coalitions)
+        return self._evaluator.values(whole, self._performance)
+
+
+class NetworkGame:
+    """All units of the network play; scores compare across groups by construction.
+
+    Args:
+        graph: The network.
+        data: Calibration images.
+        value: Name of the performance.
+    """
+
+    def __init__(self, graph: DependencyGraph, data: CalibrationBatches, value: str) -> None:
+        self.n_players = graph.n_units
+        self.evaluations = 0
+        self.graph = graph
+        self.needed = graph.needed
+        self.macs = CostModel(graph).marginal("macs")
+        self._performance = _checked_performance(value, data)
+        self._evaluator = Evaluator(graph, data)
+
+    @property
+    def n_images(self) -> int:
+        """Number of calibration images."""
+        return self._evaluator.n_images
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Number of images in each batch that gradients are taken on."""
+        return tuple(batch.n_images for batch in self._evaluator.batches)
+
+    def values(self, coalitions: Tensor) -> Tensor:
+        """Return (n_coalitions, n_images) float64 for (n_coalitions, n_players) Bool."""
+        self.evaluations += len(coalitions)
+        return self._evaluator.values(coalitions, self._performance)
+
+    def gradients(
+        self, batch: int, coalitions: Tensor, generator: torch.Generator, n_draws: int
+    ) -> GateGradients:
+        """Differentiate one batch with respect to all gates, see :meth:`Evaluator.gradients`."""
+        return self._evaluator.gradients(
+            batch, coalitions, self._performance, generator, n_draws
+        )
+
+
+def _checked_performance(value: str, data: CalibrationBatches) -> Performance:
+    performance = performance_named(value)
+    if value in NEEDS_LABELS and not data.has_labels:
+        raise DataError(
+            f"value {value!r} needs labels and the data has none",
+            hint="give data with labels, or use --value kl, which needs none",
+        )
+    return performance

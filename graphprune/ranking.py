@@ -1,0 +1,87 @@
+"""Rankings: every unit of a network with its score, higher = keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from graphprune.errors import OptionError
+from graphprune.graph import DependencyGraph
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Scores of one group's units.
+
+    Args:
+        name: The group.
+        scores: (n_units,), higher = keep, in the order of ``PruningGroup.units``.
+        stderr: (n_units,) standard errors of the scores over the calibration images; zeros for
+            criteria that look at no images.
+    """
+
+    name: str
+    scores: Scores
+    stderr: Scores
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return int(self.scores.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Every unit's score, and how it was found.
+
+    Args:
+        graph: The network that was ranked.
+        groups: Scores, group by group in the graph's order.
+        criterion: Name of the criterion.
+        game: ``network`` or ``group`` for criteria that play one, else None.
+        estimator: Name of the Shapley estimator, for criteria that use one.
+        value: What a coalition is worth (``kl``, ``cross-entropy``, ``accuracy``), if it was asked.
+        aggregate: How per-image values became scores, where they did.
+        evaluations: Coalitions evaluated, each on all calibration images.
+        n_images: Calibration images.
+        seed: Seed of everything random.
+    """
+
+    graph: DependencyGraph = field(repr=False, compare=False)
+    groups: tuple[GroupScores, ...]
+    criterion: str
+    game: str | None = None
+    estimator: str | None = None
+    value: str | None = None
+    aggregate: str | None = None
+    evaluations: int = 0
+    n_images: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        expected = [(group.name, group.n_units) for group in self.graph.groups]
+        if [(group.name, group.units) for group in self.groups] != expected:
+            raise OptionError(
+                "the ranking's groups are not those of the network",
+                hint="rank the network that you prune, with the same version of graphprune",
+            )
+
+    @property
+    def scores(self) -> Scores:
+        """Scores of all units of the network, (n_units,)."""
+        return np.concatenate([group.scores for group in self.groups] or [np.zeros(0)])
+
+
+def split_by_group(graph: DependencyGraph, scores: Scores, stderr: Scores | None = None) -> tuple[
+    GroupScores, ...
+]:
+    """Cut scores of all units (n_units,) into groups."""
+    errors = np.zeros_like(scores) if stderr is None else stderr
+    return tuple(
+        GroupScores(group.name, scores[group.span].astype(np.float64), errors[group.span])
+        for group in graph.groups
+    )
