@@ -1,1 +1,1 @@
-"""The commands of graphprune, one file each."""
+"""The command line: one file a command, no logic of its own."""

@@ -1,3 +1,84 @@
-"""Structured pruning of PyTorch networks by Shapley values."""
+"""Structured pruning of PyTorch networks by Shapley values.
+
+::
+
+    import graphprune as gp
+
+    graph = gp.trace(model, (example,))
+    ranking = gp.rank(graph, data)
+    plan = gp.select(ranking, ratio=0.3)
+    pruned = gp.prune(graph, plan)
+    gp.export_onnx(pruned, "pruned.onnx")
+    assert gp.validate(pruned, "pruned.onnx").ok
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphprune.api import export_onnx, mask, prune, rank, repair, select, trace, validate
+    from graphprune.data import CalibrationBatches, DataSource, load_data
+    from graphprune.groups import PruningGroup, Unit
+    from graphprune.load import LoadedModel, ModelSource, load_model
+    from graphprune.ranking import Ranking
+    from graphprune.selection import PruningPlan
+    from graphprune.verify import ValidationReport
 
 __version__ = "0.1.0"
+
+# Importing torch takes a second, so names are looked up when they are first used.
+_HOMES = {
+    "CalibrationBatches": "graphprune.data",
+    "DataSource": "graphprune.data",
+    "LoadedModel": "graphprune.load",
+    "ModelSource": "graphprune.load",
+    "PruningGroup": "graphprune.groups",
+    "PruningPlan": "graphprune.selection",
+    "Ranking": "graphprune.ranking",
+    "Unit": "graphprune.groups",
+    "ValidationReport": "graphprune.verify",
+    "export_onnx": "graphprune.api",
+    "load_data": "graphprune.data",
+    "load_model": "graphprune.load",
+    "mask": "graphprune.api",
+    "prune": "graphprune.api",
+    "rank": "graphprune.api",
+    "repair": "graphprune.api",
+    "select": "graphprune.api",
+    "trace": "graphprune.api",
+    "validate": "graphprune.api",
+}
+
+__all__ = [
+    "CalibrationBatches",
+    "DataSource",
+    "LoadedModel",
+    "ModelSource",
+    "PruningGroup",
+    "PruningPlan",
+    "Ranking",
+    "Unit",
+    "ValidationReport",
+    "export_onnx",
+    "load_data",
+    "load_model",
+    "mask",
+    "prune",
+    "rank",
+    "repair",
+    "select",
+    "trace",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

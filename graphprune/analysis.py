@@ -14,9 +14,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import fx
 
 import graphprune.ops  # noqa: F401 - registers the rules
+from graphprune.batching import BatchPlace, batch_places
 from graphprune.labels.coupler import Coupler, Reports
 from graphprune.labels.solve import Solution, solve
-from graphprune.labels.value import Shape, Value
+from graphprune.labels.value import Factor, Shape, Value
 from graphprune.ops.registry import OpCall, Result, UnsupportedCall, rule_for
 from graphprune.trace import TracedProgram, named_tensors
 
@@ -63,6 +64,7 @@ class Analysis:
         reports: What the rules reported.
         solution: Classes of atoms, and the classes along every axis.
         unknown: Overloads without a rule, and how often each occurs on axes that could shrink.
+        batch_places: Where the nodes that have one hold the batch.
     """
 
     program: TracedProgram
@@ -71,6 +73,7 @@ class Analysis:
     reports: Reports
     solution: Solution
     unknown: Mapping[str, int]
+    batch_places: Mapping[str, BatchPlace]
 
 
 def analyse(program: TracedProgram) -> Analysis:
@@ -86,6 +89,7 @@ def analyse(program: TracedProgram) -> Analysis:
         reports=walk.reports,
         solution=solve(walk.reports, walk.values),
         unknown=walk.unknown,
+        batch_places=walk.batch_places,
     )
 
 
@@ -123,6 +127,7 @@ class _Walk:
         self._constant_unions: list[int] = []
         self._first_read: dict[str, int] = {}
         self._position = 0
+        self.batch_places = batch_places(program.module.graph, program.batch_size)
 
     # ---- one node ----------------------------------------------------------------------------
 
@@ -184,24 +189,20 @@ class _Walk:
 
     def align_with_batch(self) -> None:
         """Make axes into which the batch is folded repeat themselves from sample to sample."""
-        nodes = {node.name: node for node in self._program.module.graph.nodes}
-        for (name, index), value in self.values.items():
-            made = nodes[name].meta.get("val")
-            tensor = made[index] if index is not None else made
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            for dim, size in enumerate(tensor.shape):
-                if isinstance(size, torch.SymInt):
-                    self._repeat_per_sample(Coupler(name, self.reports), value, dim)
+        for (name, _), value in self.values.items():
+            place = self.batch_places.get(name)
+            if place is not None:
+                for factor in value.along(place.dim):
+                    self._repeat_per_sample(Coupler(name, self.reports), factor, place)
 
-    def _repeat_per_sample(self, coupler: Coupler, value: Value, dim: int) -> None:
-        batch = self._program.batch_size
-        for factor in value.along(dim):
-            if factor.shape[dim] % batch:
-                coupler.pin(factor, "an axis whose size depends on the batch")
-                continue
-            split = (*factor.shape[:dim], batch, -1, *factor.shape[dim + 1 :])
-            coupler.collapse(factor.reshape(split), dim)
+    def _repeat_per_sample(self, coupler: Coupler, factor: Factor, place: BatchPlace) -> None:
+        batch, size = self._program.batch_size, factor.shape[place.dim]
+        if not place.known or place.length(batch) != size:
+            coupler.pin(factor, "an axis into which the batch is folded in an unknown order")
+            return
+        numbered = (place.outer, batch, place.repeats)
+        split = (*factor.shape[: place.dim], *numbered, *factor.shape[place.dim + 1 :])
+        coupler.collapse(factor.reshape(split), place.dim + 1)
 
     def _note_reads(self, node: fx.Node) -> None:
         for source in node.all_input_nodes:
@@ -220,7 +221,8 @@ class _Walk:
         rule = rule_for(overload)
         if rule is None:
             return self._pin_inputs(coupler, overload, f"no rule for {overload}", shapes, inputs)
-        call = OpCall(coupler, self._arguments(node), shapes)
+        read = _results_read(node, len(shapes))
+        call = OpCall(coupler, self._arguments(node), shapes, read, overload)
         try:
             return _checked(rule(call), shapes)
         except UnsupportedCall as error:
@@ -326,6 +328,16 @@ class _Walk:
         hit[component[marked]] = True
         spread: npt.NDArray[np.bool_] = hit[component]
         return spread
+
+
+def _results_read(node: fx.Node, count: int) -> tuple[bool, ...]:
+    """Whether anything reads each result; all count as read where that cannot be seen."""
+    if not returns_several(node):
+        return (True,) * count
+    if not all(getattr(user.target, "__name__", "") == "getitem" for user in node.users):
+        return (True,) * count
+    indices = {user.args[1] for user in node.users if user.users}
+    return tuple(k in indices for k in range(count))
 
 
 def overload_name(node: fx.Node) -> str:

@@ -19,8 +19,8 @@ from graphprune.analysis import (
     ParameterAxis,
     ResultKey,
     analyse,
-    concrete,
 )
+from graphprune.batching import BatchPlace
 from graphprune.errors import OptionError
 from graphprune.groups import Partition, PruningGroup, UnitIds, partition, unit_axes
 from graphprune.labels.coupler import Gate, Pin, Statistic
@@ -53,19 +53,6 @@ class PinnedAxis:
     op: str
     module: str
     source: str
-
-
-@dataclass(frozen=True, slots=True)
-class BatchPlace:
-    """Where a tensor holds the samples of a batch.
-
-    Args:
-        dim: The dim.
-        repeats: How many entries of that dim belong to one sample.
-    """
-
-    dim: int
-    repeats: int
 
 
 @dataclass(frozen=True)
@@ -144,13 +131,7 @@ class DependencyGraph:
 
     def batch_place(self, node: fx.Node) -> BatchPlace | None:
         """Return where a tensor holds the samples of the batch; None if it does not."""
-        made = node.meta.get("val")
-        if not isinstance(made, torch.Tensor):
-            return None
-        for dim, size in enumerate(made.shape):
-            if isinstance(size, torch.SymInt):
-                return BatchPlace(dim, concrete(size) // self.batch_size)
-        return None
+        return self.analysis.batch_places.get(node.name)
 
     def unflatten_outputs(self, outputs: Sequence[Any]) -> Any:
         """Give flat outputs the structure that the model returns."""

@@ -49,6 +49,7 @@ class Ranking:
         evaluations: Coalitions evaluated, each on all calibration images.
         n_images: Calibration images.
         seed: Seed of everything random.
+        protected: Groups of which no unit may go.
     """
 
     graph: DependencyGraph = field(repr=False, compare=False)
@@ -61,6 +62,7 @@ class Ranking:
     evaluations: int = 0
     n_images: int = 0
     seed: int = 0
+    protected: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         expected = [(group.name, group.n_units) for group in self.graph.groups]
@@ -76,9 +78,9 @@ class Ranking:
         return np.concatenate([group.scores for group in self.groups] or [np.zeros(0)])
 
 
-def split_by_group(graph: DependencyGraph, scores: Scores, stderr: Scores | None = None) -> tuple[
-    GroupScores, ...
-]:
+def split_by_group(
+    graph: DependencyGraph, scores: Scores, stderr: Scores | None = None
+) -> tuple[GroupScores, ...]:
     """Cut scores of all units (n_units,) into groups."""
     errors = np.zeros_like(scores) if stderr is None else stderr
     return tuple(

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from graphprune.coalition import removed_entries
 from graphprune.cost import Cost, CostModel
 from graphprune.errors import BudgetError, OptionError
 from graphprune.graph import DependencyGraph, Kept
+from graphprune.groups import PruningGroup
 from graphprune.ranking import Ranking, Scores
-from graphprune.surgery import removed_entries
 
 COSTS = ("units", "params", "macs")
 SCOPES = ("group", "global")
@@ -165,6 +166,7 @@ class _Chooser:
         self._of = of
         self._min_units = min_units
         self._round_to = round_to
+        self._protected = frozenset(ranking.protected)
         self.costs = CostModel(ranking.graph)
         self._before = self.costs.total(self._graph.all_kept())
         if not self._graph.n_units:
@@ -176,21 +178,24 @@ class _Chooser:
     # ---- the same fraction of every group -------------------------------------------------------
 
     def by_group(self, ratio: float) -> Kept:
-        orders = [group.first + np.argsort(self._scores[group.span], kind="stable")
-                  for group in self._graph.groups]
+        orders = [
+            (group.first + np.argsort(self._scores[group.span], kind="stable"), self._floor(group))
+            for group in self._graph.groups
+        ]
 
         def keep(fraction: float) -> Kept:
             kept = self._graph.all_kept()
-            for order in orders:
-                count = min(int(fraction * order.size + 0.5), order.size - self._floor(order.size))
+            for order, floor in orders:
+                count = min(int(fraction * order.size + 0.5), order.size - floor)
                 kept[order[: max(count, 0)]] = False
             return self._repaired(kept)
 
         self._check_reachable(ratio, keep(1.0))
         if self._of == "units":
             return keep(ratio)
-        fractions = np.unique([(k + 0.5) / order.size for order in orders
-                               for k in range(order.size)])
+        fractions = np.unique(
+            [(k + 0.5) / order.size for order, _ in orders for k in range(order.size)]
+        )
         return self._smallest(ratio, fractions.size, lambda k: keep(fractions[k - 1] if k else 0.0))
 
     # ---- one ranking of all units ---------------------------------------------------------------
@@ -209,8 +214,10 @@ class _Chooser:
     def _removal_sequence(self) -> npt.NDArray[np.int64]:
         """All units that can go together, by score per cost; the rest keeps every axis alive."""
         graph = self._graph
-        limits = [(np.arange(g.first, g.first + g.n_units), self._floor(g.n_units))
-                  for g in graph.groups]
+        limits = [
+            (np.arange(group.first, group.first + group.n_units), self._floor(group))
+            for group in graph.groups
+        ]
         limits += [(needed, 1) for needed in graph.needed]
         left = np.array([units.size - floor for units, floor in limits])
         sets_of: list[list[int]] = [[] for _ in range(graph.n_units)]
@@ -232,8 +239,11 @@ class _Chooser:
 
     # ---- shared ---------------------------------------------------------------------------------
 
-    def _floor(self, n_units: int) -> int:
-        return min(max(self._min_units, 1), n_units)
+    def _floor(self, group: PruningGroup) -> int:
+        """How many units of a group must stay."""
+        if group.name in self._protected:
+            return group.n_units
+        return min(self._min_units, group.n_units)
 
     def _repaired(self, kept: Kept) -> Kept:
         """Bring back the best units where an axis would be empty or a width is no multiple."""

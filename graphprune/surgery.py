@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from graphprune.analysis import overload_name
-from graphprune.errors import SurgeryError
+from graphprune.coalition import check_coalition, kept_entries, removed_entries, stays
 from graphprune.graph import DependencyGraph, Kept
-from graphprune.groups import UnitIds
 from graphprune.ops.registry import rewrite_for
 from graphprune.ops.resize import Kept as Indices
 from graphprune.ops.resize import Resize
+from graphprune.signature import InputSignature, a_weight, record_signature, recorded_signature
 from graphprune.trace import named_tensors, training_flag
 
 _SWITCH = "graphprune.training_flag"
@@ -28,6 +30,23 @@ class PrunedModel(fx.GraphModule):
     Parameters and buffers keep their names, dtypes, ties and ``requires_grad``. ``train()`` and
     ``eval()`` switch batch norms and dropouts as they do in the model.
     """
+
+    @property
+    def signature(self) -> InputSignature:
+        """What inputs the network takes.
+
+        Raises:
+            ModelError: The graph it was made of did not say.
+        """
+        return recorded_signature(self)
+
+    def example_inputs(self, batch: int = 2, *, seed: int = 0) -> tuple[Any, ...]:
+        """Draw positional inputs for ``batch`` samples, on the network's device.
+
+        Raises:
+            ModelError: The graph it was made of did not say what it takes.
+        """
+        return self.signature.draw(batch, seed=seed, weights=a_weight(self))
 
     def train(self, mode: bool = True) -> PrunedModel:
         """Switch batch norms and dropouts to training (or, with False, to evaluation)."""
@@ -43,13 +62,15 @@ class PrunedModel(fx.GraphModule):
         return self
 
 
-def as_pruned_model(module: fx.GraphModule) -> PrunedModel:
+def as_pruned_model(module: fx.GraphModule, inputs: Sequence[Any] | None = None) -> PrunedModel:
     """Wrap an ATen graph in evaluation mode, so that it can be trained and exported again.
 
     Args:
         module: What :func:`torch.export.load` followed by ``.module()`` returns; its weights are
             shared.
+        inputs: Leaves of inputs that it runs on; only those that are not floating point are kept.
     """
+    record_signature(module, inputs)
     for node in module.graph.nodes:
         node.meta.pop("val", None)  # shapes from before surgery would only mislead
         position = training_flag(node)
@@ -77,42 +98,7 @@ def cut(graph: DependencyGraph, kept: Kept) -> PrunedModel:
         if rewrite is not None and _shrinks(graph, node, kept):
             rewrite(_resize(graph, node, kept))
     module.graph.lint()
-    return as_pruned_model(module)
-
-
-def check_coalition(graph: DependencyGraph, kept: Kept) -> Kept:
-    """Return ``kept`` as a Bool array that fits the graph and leaves no axis empty.
-
-    Raises:
-        SurgeryError: It does not.
-    """
-    kept = np.asarray(kept, bool)
-    if kept.shape != (graph.n_units,):
-        raise SurgeryError(
-            f"a coalition of shape {kept.shape} for a network of {graph.n_units} units",
-            hint="plans fit the network that they were made for; select again",
-        )
-    for needed in graph.needed:
-        if not kept[needed].any():
-            group = next(g for g in graph.groups if needed[0] < g.first + g.n_units)
-            raise SurgeryError(
-                f"nothing would be left of an axis fed by group {group.name}",
-                hint="keep at least one of its units",
-            )
-    return kept
-
-
-def removed_entries(
-    graph: DependencyGraph, kept: Kept
-) -> dict[str, dict[int, tuple[int, ...]]]:
-    """Return what surgery removes: parameter or buffer name -> dim -> indices, ascending."""
-    found: dict[str, dict[int, tuple[int, ...]]] = {}
-    for name, by_dim in graph.parameter_units.items():
-        for dim, units in by_dim.items():
-            gone = np.flatnonzero(~_stays(units, kept))
-            if gone.size:
-                found.setdefault(name, {})[dim] = tuple(int(k) for k in gone)
-    return found
+    return as_pruned_model(module, pytree.tree_leaves(graph.example_inputs))
 
 
 def sliced(tensor: Tensor, by_dim: dict[int, Indices]) -> Tensor:
@@ -120,20 +106,6 @@ def sliced(tensor: Tensor, by_dim: dict[int, Indices]) -> Tensor:
     for dim, indices in by_dim.items():
         tensor = tensor.index_select(dim, torch.as_tensor(indices, device=tensor.device))
     return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def kept_entries(graph: DependencyGraph, name: str, kept: Kept) -> dict[int, Indices]:
-    """Return what remains of a parameter or buffer, by dim; dims that stay whole are left out."""
-    found = {}
-    for dim, units in graph.parameter_units.get(name, {}).items():
-        stays = _stays(units, kept)
-        if not stays.all():
-            found[dim] = np.flatnonzero(stays)
-    return found
-
-
-def _stays(units: UnitIds, kept: Kept) -> Kept:
-    return (units < 0) | kept[units]
 
 
 def _cut_tensors(graph: DependencyGraph, kept: Kept) -> dict[int, Any]:
@@ -155,7 +127,7 @@ def _shrinks(graph: DependencyGraph, node: fx.Node, kept: Kept) -> bool:
     """Whether any tensor that enters or leaves a call shrinks."""
     names = {node.name, *(source.name for source in node.all_input_nodes)}
     return any(
-        not _stays(units, kept).all() for name in names for units in graph.units_of(name)
+        not stays(units, kept).all() for name in names for units in graph.units_of(name)
     )
 
 
@@ -164,8 +136,8 @@ def _resize(graph: DependencyGraph, node: fx.Node, kept: Kept) -> Resize:
         units = graph.axes.get((of.name, result), {}).get(dim)
         if units is None:
             return None
-        stays = _stays(units, kept)
-        return None if stays.all() else np.flatnonzero(stays)
+        remains = stays(units, kept)
+        return None if remains.all() else np.flatnonzero(remains)
 
     def shape_of(of: fx.Node, result: int | None) -> tuple[int, ...]:
         return graph.analysis.values[of.name, result].shape

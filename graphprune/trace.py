@@ -52,7 +52,7 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         TraceError: ``torch.export`` refuses the model, or it writes through a view.
     """
     inputs = _with_batch_of_two(tuple(example_inputs))
-    program, dynamic = _export(_evaluation_copy(model), inputs)
+    program, dynamic = export_program(_evaluation_copy(model), inputs)
     module = program.module(check_guards=False)
     if not isinstance(module, fx.GraphModule):
         raise TraceError(
@@ -120,7 +120,15 @@ def _evaluation_copy(model: nn.Module) -> nn.Module:
     return duplicate
 
 
-def _export(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, bool]:
+def export_program(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, bool]:
+    """Export with a dynamic batch if the model allows it, else with the batch of ``inputs``.
+
+    Returns:
+        The program, and whether its batch is dynamic.
+
+    Raises:
+        TraceError: ``torch.export`` refuses both.
+    """
     try:
         return export_with_batch(model, inputs), True
     except Exception as first:  # torch.export raises many unrelated types

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from graphprune.estimators import AGGREGATES
 from graphprune.estimators import available as available_estimators
 from graphprune.game.value import PERFORMANCES
 from graphprune.graph import DependencyGraph
+from graphprune.groups import PruningGroup
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking, Scores, split_by_group
 
@@ -37,6 +39,7 @@ class RankRequest:
         aggregate: How per-image values become scores, or None for the criterion's own choice.
         budget: Coalitions per player (network game: per image), None for the estimator's default.
         seed: Seed of everything random.
+        device: Where networks are run, e.g. ``cpu`` or ``cuda``.
         progress: Told about every step.
     """
 
@@ -48,6 +51,7 @@ class RankRequest:
     aggregate: str | None = None
     budget: int | None = None
     seed: int = 0
+    device: str = "cpu"
     progress: Progress = field(default=silent)
 
 
@@ -130,7 +134,10 @@ def rank(
     value: str | None = None,
     aggregate: str | None = None,
     budget: int | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
     seed: int = 0,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> Ranking:
     """Score every unit of a network.
@@ -144,7 +151,11 @@ def rank(
         value: ``kl``, ``cross-entropy`` or ``accuracy``; None for the criterion's own choice.
         aggregate: ``magnitude``, ``mean`` or ``mean+2std``; None for the criterion's own choice.
         budget: Coalitions per player (network game: per image); None for a default.
+        only: Patterns (``layer1.*``) of groups that may be pruned; all by default. A pattern is
+            matched against a group's name and against the modules its units live in.
+        skip: Patterns of groups that may not.
         seed: Equal seeds give equal rankings on one machine.
+        device: Where networks are run, e.g. ``cpu`` or ``cuda``.
         progress: Told about every step.
 
     Raises:
@@ -168,6 +179,7 @@ def rank(
             aggregate=aggregate,
             budget=budget,
             seed=seed,
+            device=device,
             progress=progress,
         )
     )
@@ -183,7 +195,35 @@ def rank(
         evaluations=scored.evaluations,
         n_images=batches.n_images if entry.needs_data else 0,
         seed=seed,
+        protected=protected_groups(graph, only, skip),
     )
+
+
+def protected_groups(
+    graph: DependencyGraph, only: Sequence[str], skip: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the groups that ``only`` leaves out or ``skip`` names.
+
+    Raises:
+        OptionError: A pattern matches no group.
+    """
+    chosen = [{g.name for g in graph.groups if _matches(g, pattern)} for pattern in only]
+    skipped = [{g.name for g in graph.groups if _matches(g, pattern)} for pattern in skip]
+    for pattern, found in zip((*only, *skip), (*chosen, *skipped), strict=True):
+        if not found:
+            raise OptionError(
+                f"pattern {pattern!r} matches no group",
+                hint="`graphprune inspect MODEL` lists the groups and the modules they live in",
+            )
+    allowed = set().union(*chosen) if only else {group.name for group in graph.groups}
+    allowed -= set().union(*skipped)
+    return tuple(group.name for group in graph.groups if group.name not in allowed)
+
+
+def _matches(group: PruningGroup, pattern: str) -> bool:
+    producers = [member.parameter for member in group.members if member.role == "producer"]
+    modules = [parameter.rpartition(".")[0] for parameter in producers]
+    return any(fnmatchcase(name, pattern) for name in (group.name, *producers, *modules))
 
 
 def _entry(name: str) -> _Entry:

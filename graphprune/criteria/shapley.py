@@ -53,7 +53,7 @@ def shapley_paper(request: RankRequest) -> Scored:
 
 def _network(request: RankRequest) -> Scored:
     name = "gradients" if request.estimator == "auto" else request.estimator
-    game = NetworkGame(request.graph, request.data, str(request.value))
+    game = NetworkGame(request.graph, request.data, str(request.value), request.device)
     budget = request.budget
     if name != "gradients" and budget is not None:
         budget *= game.n_players
@@ -89,7 +89,7 @@ def _play(request: RankRequest, group: PruningGroup, place: int) -> tuple[str, S
     if request.budget is not None and name != "exact":
         budget = request.budget * group.n_units
     estimator: Estimator = create(name, budget=budget, seed=request.seed + place)
-    game = GroupGame(request.graph, group, request.data, str(request.value))
+    game = GroupGame(request.graph, group, request.data, str(request.value), request.device)
     total = len(request.graph.groups)
 
     def step(stage: str, done: int, steps: int) -> None:

@@ -52,7 +52,7 @@ def _scored(per_image: Scores) -> Scored:
 
 def _gate_gradients(request: RankRequest) -> Scores:
     """Return minus dL/dg of every unit on every image, (n_images, n_units)."""
-    evaluator = Evaluator(request.graph, request.data)
+    evaluator = Evaluator(request.graph, request.data, device=request.device)
     generator = torch.Generator().manual_seed(request.seed)
     labelled = request.data.has_labels
     rows = []

@@ -10,7 +10,7 @@ import torch
 
 from graphprune.data.arrays import read_arrays
 from graphprune.data.batches import CalibrationBatches, as_batches, collected
-from graphprune.data.factory import call_factory
+from graphprune.factories import call_factory
 from graphprune.data.images import read_images
 from graphprune.data.prepare import normalised, prepared
 from graphprune.data.source import DataSource

@@ -43,6 +43,7 @@ class Evaluator:
         graph: The network.
         data: Calibration images; they are cut into batches that fit the memory.
         units: The units that may be absent, (n_units,) Bool; all by default.
+        device: Where the network is run.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class Evaluator:
         graph: DependencyGraph,
         data: CalibrationBatches,
         units: npt.NDArray[np.bool_] | None = None,
+        device: str = "cpu",
     ) -> None:
         self.graph = graph
-        self.data = data.rebatched(passes_of(graph))
-        self._gated = gated_module(graph, units)
+        self.data = data.rebatched(passes_of(graph)).to(device=device)
+        self._device = device
+        self._gated = gated_module(graph, units).to(device)
         self._split = split_at_gates(self._gated)
         self._references: dict[int, Tensor] = {}
 
@@ -86,23 +89,26 @@ class Evaluator:
                 border = self._split.prefix(*batch.inputs)
                 rows = [
                     performance(
-                        class_logits(self._split.suffix(unit_gates(kept), *border)),
+                        class_logits(self._split.suffix(self._gates(kept), *border)),
                         reference,
                         batch.labels,
                     )
                     for kept in coalitions
                 ]
-                columns.append(torch.stack(rows).double())
+                columns.append(torch.stack(rows).double().cpu())
         return torch.cat(columns, 1)
 
     def reference(self, index: int) -> Tensor:
         """Return the unpruned network's logits on a batch, (images, positions, classes)."""
         if index not in self._references:
-            gates = torch.ones(self.graph.n_units + 1)
+            gates = self._gates(torch.ones(self.graph.n_units))
             with torch.inference_mode():
                 outputs = self._gated(gates, *self.batches[index].inputs)
             self._references[index] = class_logits(outputs).clone()
         return self._references[index]
+
+    def _gates(self, coalitions: Tensor) -> Tensor:
+        return unit_gates(coalitions).to(self._device)
 
     def gradients(
         self,
@@ -124,7 +130,7 @@ class Evaluator:
         batch = self.batches[index]
         # A clone outside inference mode: autograd may save it.
         reference = self.reference(index).clone()
-        gates = unit_gates(coalitions).requires_grad_()
+        gates = self._gates(coalitions).requires_grad_()
         logits = class_logits(self._gated(gates, *batch.inputs))
         worth = performance(logits, reference, batch.labels).sum()
         (slope,) = torch.autograd.grad(worth, gates, retain_graph=n_draws > 0)
@@ -135,7 +141,7 @@ class Evaluator:
             last = draw == n_draws - 1
             (score,) = torch.autograd.grad(likelihood, gates, retain_graph=not last)
             squares += score.square() / n_draws
-        return GateGradients(*(found[:, :-1].detach() for found in (slope, squares, score)))
+        return GateGradients(*(found[:, :-1].detach().cpu() for found in (slope, squares, score)))
 
 
 @dataclass(frozen=True)

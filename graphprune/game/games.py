@@ -43,10 +43,16 @@ class GroupGame:
         group: The players.
         data: Calibration images.
         value: Name of the performance.
+        device: Where the network is run.
     """
 
     def __init__(
-        self, graph: DependencyGraph, group: PruningGroup, data: CalibrationBatches, value: str
+        self,
+        graph: DependencyGraph,
+        group: PruningGroup,
+        data: CalibrationBatches,
+        value: str,
+        device: str = "cpu",
     ) -> None:
         self.n_players = group.n_units
         self.evaluations = 0
@@ -54,7 +60,7 @@ class GroupGame:
         self._span = group.span
         players = np.zeros(graph.n_units, bool)
         players[group.span] = True
-        self._evaluator = Evaluator(graph, data, players)
+        self._evaluator = Evaluator(graph, data, players, device)
 
     def values(self, coalitions: Tensor) -> Tensor:
         """Return (n_coalitions, n_images) float64 for (n_coalitions, n_players) Bool."""
@@ -71,16 +77,19 @@ class NetworkGame:
         graph: The network.
         data: Calibration images.
         value: Name of the performance.
+        device: Where the network is run.
     """
 
-    def __init__(self, graph: DependencyGraph, data: CalibrationBatches, value: str) -> None:
+    def __init__(
+        self, graph: DependencyGraph, data: CalibrationBatches, value: str, device: str = "cpu"
+    ) -> None:
         self.n_players = graph.n_units
         self.evaluations = 0
         self.graph = graph
         self.needed = graph.needed
         self.macs = CostModel(graph).marginal("macs")
         self._performance = _checked_performance(value, data)
-        self._evaluator = Evaluator(graph, data)
+        self._evaluator = Evaluator(graph, data, device=device)
 
     @property
     def n_images(self) -> int:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from graphprune.errors import OptionError
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import UnitIds
 from graphprune.labels.coupler import ArgumentPath, MaskedKernel
@@ -79,8 +80,12 @@ def unit_gates(kept: Tensor, dtype: torch.dtype = torch.float32) -> UnitGates:
     return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], -1)
 
 
+Place = tuple[int, int, int]
+"""Where a tensor holds the batch: dim, outer and repeats of a ``BatchPlace`` (fx stores no records)."""
+
+
 def lay_gates(
-    gates: UnitGates, index: Tensor, rank: int, dim: int, batch_dim: int, repeats: int
+    gates: UnitGates, index: Tensor, rank: int, dim: int, place: Place | None
 ) -> Tensor:
     """Lay unit gates along one axis of a tensor, ready to multiply.
 
@@ -88,28 +93,59 @@ def lay_gates(
         gates: (n_units + 1,) or (batch, n_units + 1).
         index: Column of ``gates`` for every entry along the axis.
         rank: Dims of the tensor that will be multiplied.
-        dim: The axis.
-        batch_dim: The tensor's dim that holds the samples.
-        repeats: How many entries of ``batch_dim`` belong to one sample.
+        dim: The axis, another than that of the batch.
+        place: Where the tensor holds the batch, if it does and that is known.
     """
     values = gates.index_select(-1, index)
     shape = [1] * rank
     shape[dim] = index.numel()
+    if place is None:
+        return (values if values.dim() == 1 else shared_gates(values)).reshape(shape)
     if values.dim() == 1:
         return values.reshape(shape)
+    batch_dim, outer, repeats = place
     if repeats > 1:
         values = values.repeat_interleave(repeats, 0)
+    if outer > 1:
+        values = values.repeat(outer, 1)
     shape[batch_dim] = values.shape[0]
     laid = values if batch_dim < dim else values.mT
     return laid.reshape(shape)
 
 
-def lay_folded_gates(gates: UnitGates, index: Tensor, x: Tensor, dim: int) -> Tensor:
-    """Lay unit gates along an axis into which the batch is folded, samples outermost."""
-    values = gates.index_select(-1, index)
-    if values.dim() == 1:
-        values = values.repeat(x.shape[dim] // index.numel())
-    return values.reshape([-1 if k == dim else 1 for k in range(x.dim())])
+def lay_folded_gates(gates: UnitGates, index: Tensor, x: Tensor, place: Place) -> Tensor:
+    """Lay unit gates along an axis into which the batch is folded.
+
+    Args:
+        gates: (n_units + 1,) or (batch, n_units + 1).
+        index: Column of ``gates`` for every entry that belongs to one sample.
+        x: The tensor that will be multiplied.
+        place: Where it holds the batch.
+    """
+    dim, outer, repeats = place
+    values = gates.index_select(-1, index).unflatten(-1, (outer, repeats))
+    batch = x.shape[dim] // index.numel()
+    shared = values.dim() == 2
+    laid = values[:, None].expand(-1, batch, -1) if shared else values.transpose(0, 1)
+    return laid.reshape([-1 if k == dim else 1 for k in range(x.dim())])
+
+
+def shared_gates(values: Tensor) -> Tensor:
+    """Reduce the gates of a batch to those that all its samples share.
+
+    A tensor that does not hold the batch (a weight made from others, say) is one for all samples,
+    so their coalitions must agree on its units. The mean passes gradients to every sample.
+
+    Raises:
+        OptionError: They do not agree.
+    """
+    if not bool((values == values[:1]).all()):
+        raise OptionError(
+            "samples of one batch have different coalitions of units that are computed "
+            "once for the whole batch",
+            hint="evaluate one coalition at a time",
+        )
+    return values.mean(0)
 
 
 def apply_gate(x: Tensor, gate: Tensor) -> Tensor:
@@ -205,18 +241,21 @@ class _Gating:
     def _lay(self, source: fx.Node, dim: int, units: UnitIds) -> fx.Node:
         """Return the node that lays the gates of ``units`` along an axis; made once per axis."""
         index = np.where(units < 0, self._graph.n_units, units)
-        place = self._graph.batch_place(source)
-        if place is not None and place.dim == dim:
-            base = self._index(index[: place.repeats])
-            arguments = (self._gates, base, self._copied[source], dim)
+        place = self._place(source)
+        if place is not None and place[0] == dim:
+            numbered = index.reshape(place[1], -1, place[2])[:, 0].reshape(-1)
+            arguments = (self._gates, self._index(numbered), self._copied[source], place)
             return self._new.call_function(lay_folded_gates, arguments)
-        batch_dim, repeats = (place.dim, place.repeats) if place is not None else (0, 1)
-        key = (units.tobytes(), self._graph.rank(source), dim, batch_dim, repeats)
+        key = (units.tobytes(), self._graph.rank(source), dim, place)
         if key not in self._laid:
             self._laid[key] = self._new.call_function(
                 lay_gates, (self._gates, self._index(index), *key[1:])
             )
         return self._laid[key]
+
+    def _place(self, source: fx.Node) -> Place | None:
+        place = self._graph.batch_place(source)
+        return (place.dim, place.outer, place.repeats) if place and place.known else None
 
     def _index(self, index: npt.NDArray[np.int64]) -> fx.Node:
         name = f"gate_index_{len(self._attributes)}"

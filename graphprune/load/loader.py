@@ -14,7 +14,7 @@ from graphprune.errors import ModelError
 from graphprune.load.checks import require_usable
 from graphprune.load.containers import existing_file
 from graphprune.load.exported import read_exported
-from graphprune.load.factory import call_factory
+from graphprune.factories import call_factory
 from graphprune.load.hashing import model_hash
 from graphprune.load.inputs import example_inputs_for
 from graphprune.load.pickled import read_module

@@ -15,7 +15,16 @@ def linear(call: OpCall) -> Value:
     inputs, weight, bias = call.value(0), call.value(1), call.optional(2)
     if weight.rank != 2:
         raise UnsupportedCall(f"weight of rank {weight.rank}")
-    result = _product(call, inputs, permute(weight, (1, 0)), (0,), (1,), call.shape)
+    if weight.constant:
+        for factor in weight.along(0):
+            call.coupler.produce(factor)
+        for factor in weight.along(1):
+            call.coupler.consume(factor)
+    if inputs.constant and not weight.constant:
+        call.coupler.gate((1,), 1)
+    else:
+        call.coupler.gate((0,), -1)
+    result = contract(call.coupler, inputs, permute(weight, (1, 0)), call.shape)
     return result if bias is None else merge(call.coupler, [result, bias], call.shape)
 
 
@@ -28,6 +37,10 @@ def matmul(call: OpCall) -> Value:
 @rule("aten.addmm.default")
 def addmm(call: OpCall) -> Value:
     """``bias + left @ right``."""
+    return _add_product(call)
+
+
+def _add_product(call: OpCall) -> Value:
     product = _product(call, call.value(1), call.value(2), (1,), (2,), call.shape)
     return merge(call.coupler, [call.value(0), product], call.shape)
 
@@ -35,7 +48,7 @@ def addmm(call: OpCall) -> Value:
 @rule("aten.baddbmm.default")
 def baddbmm(call: OpCall) -> Value:
     """``bias + left @ right``, batched."""
-    return addmm(call)
+    return _add_product(call)
 
 
 def matrix_product(call: OpCall, left: Value, right: Value, shape: Shape) -> Value:

@@ -44,6 +44,12 @@ def elementwise(call: OpCall) -> Value:
     return merge(call.coupler, call.values(), call.shape)
 
 
+@rule("aten.type_as.default")
+def casting(call: OpCall) -> Value:
+    """Another tensor's dtype, nothing else of it."""
+    return call.like(call.value(0))
+
+
 @rule("aten.prelu.default")
 def prelu(call: OpCall) -> Value:
     """PReLU: its slopes lie along the channels."""

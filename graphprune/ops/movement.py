@@ -6,7 +6,16 @@ import numpy as np
 import torch
 
 from graphprune.labels.algebra import concatenate, expand, merge, select, take
-from graphprune.labels.value import Factor, Value, insert_dim, lift, permute, reshape
+from graphprune.labels.value import (
+    Factor,
+    Shape,
+    Value,
+    insert_dim,
+    lift,
+    permute,
+    reshape,
+    varying,
+)
 from graphprune.ops.registry import OpCall, UnsupportedCall, rewrite, rule
 from graphprune.ops.resize import Kept, Resize
 
@@ -23,15 +32,33 @@ _SIZED = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.defaul
     "aten.squeeze.dim",
     "aten.squeeze.dims",
     "aten.unsqueeze.default",
-    "aten.view_as.default",
-    "aten.reshape_as.default",
 )
 def reshaping(call: OpCall) -> Value:
     """Reshape the factors themselves: every element keeps its atom."""
     return reshape(call.value(0), call.shape)
 
 
-@rewrite(*_SIZED, "aten.expand.default")
+@rule("aten.view_as.default", "aten.reshape_as.default")
+def reshaping_as(call: OpCall) -> Value:
+    """Reshape to the sizes of another tensor: equal places of both exist together."""
+    made, other = reshape(call.value(0), call.shape), call.value(1)
+    return merge(call.coupler, [made, other], call.shape)
+
+
+@rewrite("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims")
+def rewrite_squeeze(resize: Resize) -> None:
+    """Name the dims to drop: one that shrinks to a single unit has to stay."""
+    before = resize.shape_in(0)
+    named = resize.argument(1)
+    listed = range(len(before)) if named is None else _listed(named, len(before))
+    dims = [dim for dim in listed if before[dim] == 1]
+    if dims:
+        resize.retarget(torch.ops.aten.squeeze.dims, (resize.tensor(0), dims))
+    else:
+        resize.retarget(torch.ops.aten.alias.default, (resize.tensor(0),))
+
+
+@rewrite(*_SIZED, "aten.expand.default", "aten.broadcast_to.default")
 def rewrite_sizes(resize: Resize) -> None:
     """Write the sizes that remain into ``view`` and ``expand``."""
     sizes = list(resize.argument(1))
@@ -102,10 +129,17 @@ def _listed(dims: int | list[int], rank: int) -> list[int]:
 # ---- broadcasts and repeats ---------------------------------------------------------------------
 
 
-@rule("aten.expand.default", "aten.expand_as.default", "aten.broadcast_to.default")
+@rule("aten.expand.default", "aten.broadcast_to.default")
 def expanding(call: OpCall) -> Value:
     """Repeat dims of size 1: nothing new to remove."""
     return expand(call.value(0), call.shape)
+
+
+@rule("aten.expand_as.default")
+def expanding_as(call: OpCall) -> Value:
+    """Repeat dims of size 1 up to another tensor's sizes, and so shrink with it."""
+    value, other = call.value(0), call.value(1)
+    return merge(call.coupler, [value, other], call.shape)
 
 
 @rule("aten.repeat.default")
@@ -222,6 +256,8 @@ _SPLITS = (
     "aten.split.Tensor",
     "aten.split.sizes",
     "aten.split_with_sizes.default",
+    "aten.unsafe_split.Tensor",
+    "aten.unsafe_chunk.default",
     "aten.chunk.default",
     "aten.tensor_split.sections",
     "aten.tensor_split.indices",
@@ -280,6 +316,34 @@ def index_selecting(call: OpCall) -> Value:
     return Value(call.shape, tuple(f for f in value.factors if f.shape[dim] == 1))
 
 
+@rule("aten.index.Tensor")
+def indexing(call: OpCall) -> Value:
+    """Pick entries of fixed axes by index tensors; the other axes pass."""
+    value = call.value(0)
+    listed = list(call.get(1))
+    picked = [dim for dim, index in enumerate(listed) if index is not None]
+    indices = [listed[dim] for dim in picked]
+    if not all(isinstance(index, Value) for index in indices):
+        raise UnsupportedCall("an index that is not a tensor")
+    for index in indices:
+        call.coupler.pin_value(index, "an index tensor")
+    passed = []
+    for factor in value.factors:
+        if any(factor.shape[dim] > 1 for dim in picked):
+            call.coupler.pin(factor, "picked by an index tensor")
+        else:
+            passed.append(_indexed_shape(factor, picked, max(index.rank for index in indices)))
+    return Value(call.shape, tuple(passed))
+
+
+def _indexed_shape(factor: Factor, picked: list[int], rank: int) -> Factor:
+    """Place what passes around the dims of the index tensors, as numpy does."""
+    rest = [size for dim, size in enumerate(factor.shape) if dim not in picked]
+    adjacent = picked == list(range(picked[0], picked[-1] + 1))
+    place = picked[0] if adjacent else 0
+    return factor.reshape([*rest[:place], *[1] * rank, *rest[place:]])
+
+
 # ---- joins --------------------------------------------------------------------------------------
 
 
@@ -296,8 +360,16 @@ def stacking(call: OpCall) -> Value:
     """Concatenate along a new dim."""
     dim = int(call.get(1, 0)) % len(call.shape)
     values = [insert_dim(value, dim) for value in call.values()]
+    if len({tuple(varying(factor) for factor in value.factors) for value in values}) == 1:
+        return _stack_alike(values, dim, call.shape)
     flat = tuple(1 if k == dim else size for k, size in enumerate(call.shape))
     return Value(call.shape, merge(call.coupler, values, flat).factors)
+
+
+def _stack_alike(values: list[Value], dim: int, shape: Shape) -> Value:
+    """Stack tensors with factors along the same dims: every one keeps its own atoms."""
+    stacked = zip(*(value.factors for value in values), strict=True)
+    return Value(shape, tuple(np.concatenate(factors, dim) for factors in stacked))
 
 
 # ---- padding, rolling, flipping -----------------------------------------------------------------

@@ -10,15 +10,19 @@ from torch import Tensor
 
 from graphprune.labels.algebra import merge, merge_shifted
 from graphprune.labels.value import Value
-from graphprune.ops.registry import OpCall, UnsupportedCall, rewrite, rule
+from graphprune.ops.convolution import whole_groups_go
+from graphprune.ops.registry import OpCall, rewrite, rule
 from graphprune.ops.resize import Resize
 
 
 @rule("aten.batch_norm.default")
 def batch_norm(call: OpCall) -> Value:
-    """Batch norm: weight, bias and running statistics follow the channels."""
+    """Batch norm: weight, bias and running statistics follow the channels.
+
+    Without running statistics every channel is averaged over the batch and its positions.
+    """
     if call.get(5):
-        raise UnsupportedCall("batch statistics in evaluation mode")
+        _pin_averaged(call, range(1, 2))
     followers = [value for value in (call.optional(k) for k in (1, 2, 3, 4)) if value]
     return merge_shifted(call.coupler, call.value(0), followers, 1)
 
@@ -26,12 +30,16 @@ def batch_norm(call: OpCall) -> Value:
 @rule("aten.instance_norm.default")
 def instance_norm(call: OpCall) -> Value:
     """Instance norm: every channel on its own."""
-    value = call.value(0)
-    for dim in range(2, value.rank):
-        for factor in value.along(dim):
-            call.coupler.pin(factor, "positions that a norm averages over")
+    _pin_averaged(call, range(2))
     followers = [found for found in (call.optional(k) for k in (1, 2, 3, 4)) if found]
-    return merge_shifted(call.coupler, value, followers, 1)
+    return merge_shifted(call.coupler, call.value(0), followers, 1)
+
+
+def _pin_averaged(call: OpCall, passing: range) -> None:
+    value = call.value(0)
+    for dim in range(value.rank):
+        for factor in value.along(dim) if dim not in passing else ():
+            call.coupler.pin(factor, "positions that a norm averages over")
 
 
 # ---- layer norm ---------------------------------------------------------------------------------
@@ -107,17 +115,30 @@ def masked_rms_norm(
 
 @rule("aten.group_norm.default")
 def group_norm(call: OpCall) -> Value:
-    """Group norm: every group loses the same columns, so that all stay equally wide."""
+    """Group norm: whole groups go, or every group loses the same columns.
+
+    The choice is that of grouped convolutions, which keeps more units.
+    """
     value, groups = call.value(0), int(call.get(1))
+    whole = whole_groups_go(value.shape[1], groups)
     followers = [found for found in (call.optional(2), call.optional(3)) if found]
     merged = merge_shifted(call.coupler, value, followers, 1)
     for factor in merged.along(1):
         channels = factor
         for dim in (0, *range(2, value.rank)):
             channels = call.coupler.collapse(channels, dim)
-        call.coupler.collapse(channels.reshape(groups, -1), 0)
+        call.coupler.collapse(channels.reshape(groups, -1), 1 if whole else 0)
     call.coupler.statistic((0,), (1,), masked_group_norm)
     return merged
+
+
+@rewrite("aten.group_norm.default")
+def rewrite_group_count(resize: Resize) -> None:
+    """Count the groups that remain."""
+    channels, groups = resize.shape_in(0)[1], int(resize.argument(1))
+    kept = resize.kept_in(0, 1)
+    if kept is not None and whole_groups_go(channels, groups):
+        resize.set(1, len(kept) * groups // channels)
 
 
 def masked_group_norm(
@@ -183,7 +204,9 @@ def masked_log_softmax(
 def kept_mean(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
     """Mean over ``dims`` of the elements that ``mask`` keeps (dims stay, at size 1)."""
     weights = mask.to(x.dtype).expand_as(x)
-    return (x * weights).sum(dims, keepdim=True) / weights.sum(dims, keepdim=True)
+    # Where nothing is kept (an absent group of a group norm) the mean is 0, not undefined.
+    count = weights.sum(dims, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return (x * weights).sum(dims, keepdim=True) / count
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

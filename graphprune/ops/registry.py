@@ -43,11 +43,15 @@ class OpCall:
         arguments: All arguments in schema order, defaults filled in, tensors replaced by their
             values (``None`` for a tensor about which nothing is known).
         shapes: Shape of every result; one entry for an op that returns one tensor.
+        read: Whether anything reads each result.
+        name: The overload, for rules that serve several.
     """
 
     coupler: Coupler
     arguments: tuple[Any, ...]
     shapes: tuple[Shape, ...]
+    read: tuple[bool, ...] = (True,)
+    name: str = ""
 
     @property
     def shape(self) -> Shape:

@@ -4,31 +4,60 @@ from __future__ import annotations
 
 from graphprune.labels.algebra import merge, take
 from graphprune.labels.value import Value, permute, reshape, varying
-from graphprune.ops.registry import OpCall, UnsupportedCall, rule
+from graphprune.ops.registry import OpCall, Result, UnsupportedCall, rule
 
-_POOLS = """
-    max_pool1d.default max_pool2d.default max_pool3d.default
-    max_pool2d_with_indices.default avg_pool1d.default avg_pool2d.default avg_pool3d.default
-    adaptive_avg_pool1d.default adaptive_avg_pool2d.default adaptive_avg_pool3d.default
-    adaptive_max_pool1d.default adaptive_max_pool2d.default
-    upsample_nearest1d.default upsample_nearest2d.default upsample_nearest3d.default
-    upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec
-    upsample_linear1d.default upsample_linear1d.vec
-    upsample_bilinear2d.default upsample_bilinear2d.vec upsample_trilinear3d.vec
-    upsample_bicubic2d.default upsample_bicubic2d.vec _upsample_bilinear2d_aa.default
-    _upsample_bicubic2d_aa.vec _upsample_bilinear2d_aa.vec
-    reflection_pad1d.default reflection_pad2d.default
-    replication_pad1d.default replication_pad2d.default
+_POOLS_1D = """
+    max_pool1d.default avg_pool1d.default adaptive_avg_pool1d.default adaptive_max_pool1d.default
+    upsample_nearest1d.default upsample_nearest1d.vec upsample_linear1d.default
+    upsample_linear1d.vec reflection_pad1d.default replication_pad1d.default
+"""
+
+_POOLS_2D = """
+    max_pool2d.default max_pool2d_with_indices.default avg_pool2d.default
+    adaptive_avg_pool2d.default adaptive_max_pool2d.default
+    upsample_nearest2d.default upsample_nearest2d.vec upsample_bilinear2d.default
+    upsample_bilinear2d.vec upsample_bicubic2d.default upsample_bicubic2d.vec
+    _upsample_nearest_exact2d.default _upsample_nearest_exact2d.vec
+    _upsample_bilinear2d_aa.default _upsample_bilinear2d_aa.vec _upsample_bicubic2d_aa.vec
+    reflection_pad2d.default replication_pad2d.default
+"""
+
+_POOLS_3D = """
+    max_pool3d.default max_pool3d_with_indices.default avg_pool3d.default
+    adaptive_avg_pool3d.default adaptive_max_pool3d.default
+    upsample_nearest3d.default upsample_nearest3d.vec upsample_trilinear3d.default
+    upsample_trilinear3d.vec reflection_pad3d.default replication_pad3d.default
 """
 
 
-@rule(*(f"aten.{name}" for name in _POOLS.split()))
-def pooling(call: OpCall) -> Value | tuple[Value, ...]:
-    """Positions are mixed within a channel: channels pass, positions are pinned."""
+def _overloads(names: str) -> list[str]:
+    return [f"aten.{name}" for name in names.split()]
+
+
+@rule(*_overloads(_POOLS_1D))
+def pooling_1d(call: OpCall) -> Result:
+    """Positions along the last dim are mixed within a channel."""
+    return _mix_last(call, 1)
+
+
+@rule(*_overloads(_POOLS_2D))
+def pooling_2d(call: OpCall) -> Result:
+    """Positions along the last two dims are mixed within a channel."""
+    return _mix_last(call, 2)
+
+
+@rule(*_overloads(_POOLS_3D))
+def pooling_3d(call: OpCall) -> Result:
+    """Positions along the last three dims are mixed within a channel."""
+    return _mix_last(call, 3)
+
+
+def _mix_last(call: OpCall, count: int) -> Result:
+    """Pin positions, pass the rest (channels; also the batch, where the input has one)."""
     value = call.value(0)
     factors = []
     for factor in value.factors:
-        spatial = [dim for dim in varying(factor) if dim >= 2]
+        spatial = [dim for dim in varying(factor) if dim >= value.rank - count]
         passed = factor
         for dim in spatial:
             passed = call.coupler.collapse(passed, dim)

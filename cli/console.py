@@ -1,0 +1,126 @@
+"""What people and machines see: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec
+
+import typer
+
+from graphprune.errors import GraphpruneError
+
+P = ParamSpec("P")
+
+INTERRUPTED = 130
+USAGE = 2
+
+
+def reported(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn errors into a sentence on stderr and an exit code; no traceback."""
+
+    @wraps(command)
+    def run(*arguments: P.args, **options: P.kwargs) -> None:
+        try:
+            command(*arguments, **options)
+        except GraphpruneError as error:
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _fail("interrupted", INTERRUPTED)
+        except MemoryError:
+            _fail("out of memory\nhint: give fewer images with --limit", USAGE)
+        except BrokenPipeError:
+            # The reader of our output has gone (`graphprune ... | head`); nobody is left to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:
+            if os.environ.get("GRAPHPRUNE_DEBUG"):
+                traceback.print_exc()
+            _fail(
+                f"internal error: {type(error).__name__}: {error}\n"
+                "hint: this is a bug in graphprune; GRAPHPRUNE_DEBUG=1 shows where",
+                USAGE,
+            )
+
+    return run
+
+
+def _fail(message: str, code: int) -> None:
+    first, _, rest = message.partition("\n")
+    typer.secho(f"error: {first}", err=True, fg=typer.colors.RED, bold=True)
+    if rest:
+        typer.echo(rest, err=True)
+    if "--json" in sys.argv:
+        typer.echo(json.dumps({"error": first, "hint": rest.removeprefix("hint: ") or None}))
+    raise typer.Exit(code)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    typer.echo(json.dumps(document, indent=1))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout; the first column is text, the others are numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 80, highlight=False).print(table)
+
+
+def say(text: str = "") -> None:
+    """Print a line of the result on stdout."""
+    typer.echo(text)
+
+
+def note(lines: Sequence[str], *, quiet: bool) -> None:
+    """Print remarks on stderr."""
+    if not quiet:
+        for line in lines:
+            typer.secho(f"note: {line}", err=True, fg=typer.colors.YELLOW)
+
+
+@contextmanager
+def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far long work is, on stderr, with the time that remains."""
+    if quiet:
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def step(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=total)
+
+        yield step
+
+
+def thousands(number: float) -> str:
+    """Format a count with thin separators."""
+    return f"{number:,.0f}"
+
+
+def percent(fraction: float) -> str:
+    """Format a fraction."""
+    return f"{100 * fraction:.1f} %"

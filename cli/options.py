@@ -1,0 +1,163 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from graphprune.data import DataSource
+    from graphprune.load import ModelSource
+
+_MODEL = (
+    "A pickled module (.pt, .pth), an exported program (.pt2), torchvision:NAME, timm:NAME, "
+    "package.module:factory or path/file.py:factory."
+)
+_DATA = (
+    "Calibration data: .npz with x (and y), .npy, .safetensors, a folder of images, or a factory."
+)
+
+Model = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
+OptionalModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help=f"{_MODEL} Without it, model, data and ranking come from --out.",
+        show_default=False,
+    ),
+]
+Data = Annotated[str | None, typer.Option("--data", metavar="DATA", help=_DATA)]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the run's files.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        metavar="3,224,224",
+        help="Shape of an input without the batch; repeat it for several inputs.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="FILE", help="State dict or safetensors for the model."),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option("--mean", metavar="R,G,B", help="Subtracted from images, per channel."),
+]
+Std = Annotated[
+    str | None, typer.Option("--std", metavar="R,G,B", help="Divides images, per channel.")
+]
+Resize = Annotated[
+    str | None,
+    typer.Option("--resize", metavar="N|H,W", help="Resize images to this height and width."),
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="Use the first N images.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Let files run the code they hold. Only for files you trust."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would happen; write nothing.")
+]
+
+# ---- ranking ------------------------------------------------------------------------------------
+
+Criterion = Annotated[
+    str, typer.Option("--criterion", metavar="NAME", help="What ranks units: shapley, "
+                      "shapley-paper, taylor, taylor-signed, fisher, l1, l2 or random.")
+]
+Game = Annotated[
+    str | None, typer.Option("--game", help="network or group: who plays against whom.")
+]
+Estimator = Annotated[
+    str, typer.Option("--estimator", metavar="NAME", help="auto, gradients, permutation or exact.")
+]
+Value = Annotated[
+    str | None, typer.Option("--value", help="kl (no labels), cross-entropy or accuracy.")
+]
+Aggregate = Annotated[
+    str | None,
+    typer.Option("--aggregate", help="magnitude, mean or mean+2std of values per image."),
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        "--budget",
+        metavar="N",
+        min=1,
+        help="Coalitions per unit (network game: per image).",
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="PATTERN", help="Prune only these groups or modules."),
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option("--skip", metavar="PATTERN", help="Leave these groups or modules alone."),
+]
+
+
+def model_source(
+    spec: str, weights: str | None, input_shape: list[str] | None
+) -> ModelSource:
+    """Return what MODEL, ``--weights`` and ``--input-shape`` say."""
+    from graphprune.load import ModelSource
+
+    shapes = tuple(_integers(text, "--input-shape", "3,224,224") for text in input_shape or ())
+    return ModelSource(spec=spec, weights=weights, input_shapes=shapes)
+
+
+def data_source(
+    spec: str | None, mean: str | None, std: str | None, resize: str | None, limit: int | None
+) -> DataSource | None:
+    """Return what ``--data`` and the options about images say."""
+    if spec is None:
+        given = {"--mean": mean, "--std": std, "--resize": resize, "--limit": limit}
+        stray = [name for name, value in given.items() if value is not None]
+        if stray:
+            raise typer.BadParameter(f"{', '.join(stray)} without --data")
+        return None
+    from graphprune.data import DataSource
+
+    size = None if resize is None else _integers(resize, "--resize", "224 or 224,224")
+    if size is not None and len(size) > 2:
+        raise typer.BadParameter(f"--resize {resize} has more than two numbers")
+    return DataSource(
+        spec=spec,
+        mean=_floats(mean, "--mean"),
+        std=_floats(std, "--std"),
+        resize=None if size is None else size[0] if len(size) == 1 else (size[0], size[1]),
+        limit=limit,
+    )
+
+
+def _integers(text: str, option: str, example: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise typer.BadParameter(
+            f"{option} {text!r} is not a list of positive whole numbers, e.g. {example}"
+        )
+    return numbers
+
+
+def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{option} {text!r} is not a list of numbers, e.g. 0.485,0.456,0.406"
+        ) from None

@@ -1,0 +1,191 @@
+"""``graphprune prune``: remove units, repair, export, validate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphprune_cli import console, options
+from graphprune_cli.rank import data_notes
+from graphprune_cli.validate import check_rows
+
+if TYPE_CHECKING:
+    from graphprune.pipeline import Pruned
+    from graphprune.selection import PruningPlan
+
+Ratio = Annotated[
+    float, typer.Option("--ratio", metavar="R", help="Fraction to remove, in [0, 1).")
+]
+Of = Annotated[str, typer.Option("--of", help="What the ratio is of: units, params or macs.")]
+Scope = Annotated[
+    str, typer.Option("--scope", help="group: the same fraction of each; global: one ranking.")
+]
+MinUnits = Annotated[
+    int, typer.Option("--min-units", metavar="N", help="Units that every group keeps.")
+]
+RoundTo = Annotated[
+    int, typer.Option("--round-to", metavar="N", help="Keep multiples of N units per group.")
+]
+RankingPath = Annotated[
+    Path | None,
+    typer.Option("--ranking", metavar="FILE", help="A ranking.json other than DIR's."),
+]
+Repair = Annotated[
+    str,
+    typer.Option(
+        "--repair", help="auto (batchnorm where there is data), none or batchnorm."
+    ),
+]
+
+
+@console.reported
+def command(
+    ratio: Ratio,
+    model: options.OptionalModel = None,
+    data: options.Data = None,
+    of: Of = "units",
+    scope: Scope = "group",
+    min_units: MinUnits = 1,
+    round_to: RoundTo = 1,
+    ranking: RankingPath = None,
+    repair: Repair = "auto",
+    criterion: options.Criterion = "shapley",
+    game: options.Game = None,
+    estimator: options.Estimator = "auto",
+    value: options.Value = None,
+    aggregate: options.Aggregate = None,
+    budget: options.Budget = None,
+    only: options.Only = None,
+    skip: options.Skip = None,
+    weights: options.Weights = None,
+    input_shape: options.InputShape = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    resize: options.Resize = None,
+    limit: options.Limit = None,
+    out: options.Out = Path("graphprune-out"),
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    trust: options.Trust = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Remove units, repair the rest, export it to ONNX and prove the file right.
+
+    Without MODEL, the model, its data and its ranking are taken from DIR (see `graphprune rank`).
+    """
+    if model is None and (weights or input_shape):
+        raise typer.BadParameter("--weights and --input-shape need MODEL")
+    source = None if model is None else options.model_source(model, weights, input_shape)
+    images = options.data_source(data, mean, std, resize, limit)
+    from graphprune import pipeline
+
+    rank_options = pipeline.RankOptions(
+        criterion=criterion,
+        game=game,
+        estimator=estimator,
+        value=value,
+        aggregate=aggregate,
+        budget=budget,
+        only=tuple(only or ()),
+        skip=tuple(skip or ()),
+    )
+    prune_options = pipeline.PruneOptions(
+        ratio=ratio,
+        of=of,
+        scope=scope,
+        min_units=min_units,
+        round_to=round_to,
+        repair=repair,
+        ranking=ranking,
+    )
+    with console.progress_bar(quiet=quiet) as progress:
+        common = pipeline.Common(
+            out=out,
+            seed=seed,
+            device=device,
+            trust=trust,
+            argv=tuple(sys.argv),
+            dry_run=dry_run,
+            progress=progress,
+        )
+        selected = pipeline.plan_run(source, images, rank_options, prune_options, common)
+        pruned = None if dry_run else pipeline.carry_out(selected, prune_options, common)
+    console.note(selected.subject.notes, quiet=quiet)
+    if source is not None and ranking is None:
+        console.note(data_notes(selected.subject, rank_options), quiet=quiet)
+    if pruned is None:
+        _show_plan(selected.plan, as_json=as_json)
+        return
+    _show(pruned, as_json=as_json)
+    if not pruned.report.ok:
+        raise typer.Exit(1)
+
+
+def plan_summary(plan: PruningPlan) -> dict[str, Any]:
+    """Return what a plan asks, reaches and costs as plain JSON types."""
+    return {
+        "of": plan.of,
+        "scope": plan.scope,
+        "asked": plan.asked,
+        "reached": plan.reached,
+        "cost": {
+            name: {"units": cost.units, "params": cost.params, "macs": cost.macs}
+            for name, cost in (("before", plan.before), ("after", plan.after))
+        },
+        "groups": [
+            {"name": g.name, "units": g.units, "removed_units": list(g.removed_units)}
+            for g in plan.groups
+        ],
+    }
+
+
+def cost_rows(plan: PruningPlan) -> list[list[str]]:
+    """Return the costs before and after as rows of a table."""
+    rows = []
+    for label, kind in (("units", "units"), ("parameters", "params"), ("MACs", "macs")):
+        before, after = plan.before.of(kind), plan.after.of(kind)
+        gone = console.percent(1 - after / before) if before else "-"
+        rows.append([label, console.thousands(before), console.thousands(after), gone])
+    return rows
+
+
+def _show_plan(plan: PruningPlan, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json({"dry_run": True, **plan_summary(plan)})
+        return
+    console.print_table("would remove", ["", "before", "after", "removed"], cost_rows(plan))
+    console.say(_asked(plan))
+
+
+def _asked(plan: PruningPlan) -> str:
+    return (
+        f"asked {console.percent(plan.asked)} of the {plan.of}, "
+        f"reached {console.percent(plan.reached)}"
+    )
+
+
+def _show(pruned: Pruned, *, as_json: bool) -> None:
+    from graphprune.artifacts import as_json as plain
+
+    manifest, plan = pruned.manifest, pruned.plan
+    if as_json:
+        console.print_json(
+            {"out": str(pruned.folder.path), **plan_summary(plan), "manifest": plain(manifest)}
+        )
+        return
+    rows = cost_rows(plan)
+    if manifest.accuracy is not None:
+        before, after = manifest.accuracy.before, manifest.accuracy.after
+        rows.append(["accuracy (calibration)", console.percent(before), console.percent(after),
+                     console.percent(before - after)])
+    console.print_table("pruned", ["", "before", "after", "removed"], rows)
+    console.say(f"{_asked(plan)}; repair: {manifest.repair.method}")
+    console.print_table("validation", ["check", "", "error"], check_rows(pruned.report))
+    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in manifest.timings.items())
+    console.say(f"seconds: {stages}")
+    console.say(f"wrote {pruned.folder.path}/ (plan.json, pruned.pt2, pruned.onnx, manifest.json)")

@@ -1,0 +1,151 @@
+"""``graphprune rank``: score every unit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphprune_cli import console, options
+
+if TYPE_CHECKING:
+    from graphprune.pipeline import RankOptions, Subject
+    from graphprune.ranking import Ranking
+
+
+@console.reported
+def command(
+    model: options.Model,
+    data: options.Data = None,
+    criterion: options.Criterion = "shapley",
+    game: options.Game = None,
+    estimator: options.Estimator = "auto",
+    value: options.Value = None,
+    aggregate: options.Aggregate = None,
+    budget: options.Budget = None,
+    only: options.Only = None,
+    skip: options.Skip = None,
+    weights: options.Weights = None,
+    input_shape: options.InputShape = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    resize: options.Resize = None,
+    limit: options.Limit = None,
+    out: options.Out = Path("graphprune-out"),
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    trust: options.Trust = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Score every unit of a network; writes DIR/ranking.json."""
+    source = options.model_source(model, weights, input_shape)
+    images = options.data_source(data, mean, std, resize, limit)
+    from graphprune import pipeline
+
+    settings = pipeline.RankOptions(
+        criterion=criterion,
+        game=game,
+        estimator=estimator,
+        value=value,
+        aggregate=aggregate,
+        budget=budget,
+        only=tuple(only or ()),
+        skip=tuple(skip or ()),
+    )
+    with console.progress_bar(quiet=quiet) as progress:
+        common = pipeline.Common(
+            out=out, seed=seed, device=device, trust=trust, argv=tuple(sys.argv), progress=progress
+        )
+        subject = pipeline.prepare(source, images, common)
+        if not dry_run:
+            ranked = pipeline.rank_subject(subject, settings, common)
+    console.note(subject.notes, quiet=quiet)
+    console.note(data_notes(subject, settings), quiet=quiet)
+    if dry_run:
+        _announce(subject, settings, common.out, as_json=as_json)
+    else:
+        _show(ranked.ranking, out, as_json=as_json)
+
+
+def data_notes(subject: Subject, settings: RankOptions) -> list[str]:
+    """Say so where a criterion is asked to look at images and there are none."""
+    from graphprune import criteria
+
+    if subject.data is not None or not criteria.needs_data(settings.criterion):
+        return []
+    return [
+        f"no --data: {settings.criterion} plays the label-free game on "
+        f"{criteria.SYNTHETIC_IMAGES} synthetic inputs; real images rank better"
+    ]
+
+
+def _announce(subject: Subject, settings: RankOptions, out: Path, *, as_json: bool) -> None:
+    graph = subject.graph
+    if as_json:
+        console.print_json(
+            {
+                "dry_run": True,
+                "criterion": settings.criterion,
+                "groups": len(graph.groups),
+                "units": graph.n_units,
+                "would_write": [str(out / "ranking.json")],
+            }
+        )
+        return
+    console.say(
+        f"would rank {console.thousands(graph.n_units)} units in {len(graph.groups)} groups by "
+        f"{settings.criterion} and write {out / 'ranking.json'}"
+    )
+
+
+def _show(ranking: Ranking, out: Path, *, as_json: bool) -> None:
+    import numpy as np
+
+    path = out / "ranking.json"
+    if as_json:
+        console.print_json(summary(ranking, path))
+        return
+    rows = [
+        [
+            group.name,
+            str(group.units),
+            *(f"{q:.3g}" for q in np.quantile(group.scores, [0, 0.5, 1])),
+            f"{np.median(group.stderr):.2g}",
+        ]
+        for group in ranking.groups
+    ]
+    title = f"{ranking.criterion}: higher = keep"
+    console.print_table(title, ["group", "units", "lowest", "median", "highest", "stderr"], rows)
+    console.say(
+        f"{console.thousands(len(ranking.scores))} units, "
+        f"{ranking.evaluations} coalitions on {ranking.n_images} images"
+    )
+    console.say(f"wrote {path}")
+    console.say("next: graphprune prune --ratio 0.3" + ("" if str(out) == "graphprune-out"
+                                                        else f" --out {out}"))
+
+
+def summary(ranking: Ranking, path: Path) -> dict[str, Any]:
+    """Return a ranking as plain JSON types."""
+    return {
+        "criterion": ranking.criterion,
+        "game": ranking.game,
+        "estimator": ranking.estimator,
+        "value": ranking.value,
+        "aggregate": ranking.aggregate,
+        "evaluations": ranking.evaluations,
+        "n_images": ranking.n_images,
+        "seed": ranking.seed,
+        "ranking": str(path),
+        "groups": [
+            {
+                "name": group.name,
+                "units": group.units,
+                "scores": group.scores.tolist(),
+                "stderr": group.stderr.tolist(),
+            }
+            for group in ranking.groups
+        ],
+    }

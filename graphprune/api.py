@@ -1,0 +1,143 @@
+"""The Python interface: the stages of the pipeline as plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from graphprune import criteria, export, selection, verify
+from graphprune import repair as repairs
+from graphprune.data import as_batches
+from graphprune.game.masking import MaskedNetwork, mask_network
+from graphprune.graph import DependencyGraph, trace
+from graphprune.inplace import prune_in_place_of
+from graphprune.progress import Progress, silent
+from graphprune.ranking import Ranking
+from graphprune.selection import PruningPlan
+from graphprune.surgery import PrunedModel, cut
+from graphprune.verify import ValidationReport
+
+__all__ = ["export_onnx", "mask", "prune", "rank", "repair", "select", "trace", "validate"]
+
+select = selection.select
+export_onnx = export.export_onnx
+
+
+def rank(
+    graph: DependencyGraph,
+    data: object | None = None,
+    criterion: str = "shapley",
+    seed: int = 0,
+    *,
+    game: str | None = None,
+    estimator: str = "auto",
+    value: str | None = None,
+    aggregate: str | None = None,
+    budget: int | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Ranking:
+    """Score every unit of a network, higher = keep.
+
+    Args:
+        graph: What :func:`trace` returned.
+        data: Tensors ``(x, y)`` or ``(x,)``, or an iterable of such batches (a DataLoader); None
+            draws synthetic inputs where the criterion needs some.
+        criterion: Name of a criterion, see :func:`graphprune.criteria.available`.
+        seed: Equal seeds give equal rankings on one machine.
+        game: ``network`` or ``group``; None for the criterion's own choice.
+        estimator: A Shapley estimator or ``auto``.
+        value: ``kl``, ``cross-entropy`` or ``accuracy``; None for the criterion's own choice.
+        aggregate: ``magnitude``, ``mean`` or ``mean+2std``; None for the criterion's own choice.
+        budget: Coalitions per player (network game: per image); None for a default.
+        only: Patterns of groups that may be pruned; all by default.
+        skip: Patterns of groups that may not.
+        device: Where networks are run.
+        progress: Told about every step.
+
+    Raises:
+        OptionError: An option is not one of those allowed.
+        DataError: The data does not fit the network, or labels are missing.
+        BudgetError: The budget is too small.
+    """
+    return criteria.rank(
+        graph,
+        None if data is None else as_batches(data),
+        criterion=criterion,
+        game=game,
+        estimator=estimator,
+        value=value,
+        aggregate=aggregate,
+        budget=budget,
+        only=only,
+        skip=skip,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+
+
+def prune(
+    graph: DependencyGraph, plan: PruningPlan, *, in_place_of: nn.Module | None = None
+) -> nn.Module:
+    """Return a physically smaller network, callable like the model.
+
+    Args:
+        graph: What :func:`trace` returned.
+        plan: What :func:`select` returned.
+        in_place_of: The original model: return a copy of it whose layers torch-pruning has
+            sliced, instead of the graph. The copy is verified against the graph.
+
+    Raises:
+        OptionError: The plan was made for another network.
+        SurgeryError: The original's forward does not allow slicing in place.
+    """
+    kept = plan.kept(graph)
+    if in_place_of is None:
+        return cut(graph, kept)
+    return prune_in_place_of(in_place_of, graph, kept)
+
+
+def mask(graph: DependencyGraph, plan: PruningPlan) -> MaskedNetwork:
+    """Return the full-size network in which the units that a plan removes are masked.
+
+    Raises:
+        OptionError: The plan was made for another network.
+    """
+    return mask_network(graph, plan.kept(graph))
+
+
+def repair(pruned: PrunedModel, data: object, method: str = "batchnorm") -> PrunedModel:
+    """Return a network of the same shape with weights refitted to calibration data, label-free.
+
+    Args:
+        pruned: What :func:`prune` returned; it is not changed.
+        data: As for :func:`rank`.
+        method: Name of a method, see :func:`graphprune.repair.available`.
+
+    Raises:
+        OptionError: There is no such method.
+    """
+    return repairs.repair(pruned, as_batches(data), method=method).model
+
+
+def validate(
+    pruned: nn.Module, path: str | Path, *, data: object | None = None, provider: str = "auto"
+) -> ValidationReport:
+    """Prove that an ONNX file computes what a pruned network computes.
+
+    Args:
+        pruned: The network.
+        path: The ONNX file.
+        data: Calibration data to compare on as well.
+        provider: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    batches = None if data is None else as_batches(data)
+    return verify.validate(pruned, Path(path), data=batches, provider=provider)

@@ -1,0 +1,421 @@
+"""The files of a run: their formats, read with checks and written atomically.
+
+Every JSON file has a ``format`` key, ``graphprune/KIND/VERSION``. A file of another version, a
+damaged file and a file with missing keys are refused, each with what is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from graphprune.cost import Cost
+from graphprune.data import DataSource
+from graphprune.errors import ArtifactError
+from graphprune.files import sha256_of, write_text
+from graphprune.graph import DependencyGraph
+from graphprune.load import ModelSource
+from graphprune.ranking import GroupScores, Ranking
+from graphprune.selection import PlannedGroup, PruningPlan
+
+MAX_BYTES = 1 << 30
+"""A larger JSON file is refused unread."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelRecord(_Record):
+    """Where the model came from.
+
+    Args:
+        spec: MODEL as typed.
+        weights: ``--weights`` as typed.
+        input_shapes: Shapes without batch, as used.
+        sha256: Hash of class name and state dict.
+        folder: Where the command ran; relative paths are looked up there too.
+    """
+
+    spec: str
+    weights: str | None
+    input_shapes: tuple[tuple[int, ...], ...]
+    sha256: str
+    folder: str
+
+    def source(self) -> ModelSource:
+        """Return what loads the same model again, from this or from the recorded folder."""
+        return ModelSource(
+            spec=located(self.spec, self.folder),
+            weights=None if self.weights is None else located(self.weights, self.folder),
+            input_shapes=self.input_shapes,
+        )
+
+
+class DataRecord(_Record):
+    """Where the calibration data came from, see :class:`graphprune.data.DataSource`."""
+
+    spec: str
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    resize: int | tuple[int, int] | None
+    limit: int | None
+    sha256: str
+    folder: str
+
+    def source(self) -> DataSource:
+        """Return what reads the same data again."""
+        return DataSource(
+            spec=located(self.spec, self.folder),
+            mean=self.mean,
+            std=self.std,
+            resize=self.resize,
+            limit=self.limit,
+        )
+
+
+class RankedGroup(_Record):
+    """Scores of one group; ``scores[k]`` belongs to its k-th unit."""
+
+    name: str
+    units: int
+    scores: tuple[float, ...]
+    stderr: tuple[float, ...]
+
+
+class RankingFile(_Record):
+    """``ranking.json``."""
+
+    format: Literal["graphprune/ranking/1"] = "graphprune/ranking/1"
+    criterion: str
+    game: str | None
+    estimator: str | None
+    value: str | None
+    aggregate: str | None
+    evaluations: int
+    n_images: int
+    seed: int
+    model_hash: str
+    model: ModelRecord
+    data: DataRecord | None
+    protected: tuple[str, ...]
+    groups: tuple[RankedGroup, ...]
+
+
+class PlannedGroupRecord(_Record):
+    """What a plan does to one group."""
+
+    name: str
+    units: int
+    removed_units: tuple[int, ...]
+
+
+class CostRecord(_Record):
+    """Costs of one network."""
+
+    units: int
+    params: int
+    macs: int
+
+
+class CostsRecord(_Record):
+    """Costs before and after."""
+
+    before: CostRecord
+    after: CostRecord
+
+
+class PlanFile(_Record):
+    """``plan.json``."""
+
+    format: Literal["graphprune/plan/1"] = "graphprune/plan/1"
+    removed: dict[str, dict[str, tuple[int, ...]]]
+    groups: tuple[PlannedGroupRecord, ...]
+    cost: CostsRecord
+    of: str
+    scope: str
+    asked: float
+    reached: float
+    criterion: str
+    seed: int
+    model_hash: str
+
+
+class AccuracyRecord(_Record):
+    """Share of images whose most likely class is the label."""
+
+    n_images: int
+    before: float
+    after: float
+
+
+class CheckRecord(_Record):
+    """One check of a validation."""
+
+    name: str
+    ok: bool
+    detail: str
+    max_abs: float | None
+    max_rel: float | None
+    tolerance: float | None
+
+
+class ValidationRecord(_Record):
+    """A whole validation."""
+
+    ok: bool
+    checks: tuple[CheckRecord, ...]
+
+
+class RepairRecord(_Record):
+    """What a repair did."""
+
+    method: str
+    changed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class ManifestFile(_Record):
+    """``manifest.json``: how the files of a run came about."""
+
+    format: Literal["graphprune/manifest/1"] = "graphprune/manifest/1"
+    argv: tuple[str, ...]
+    versions: dict[str, str]
+    seed: int
+    model: ModelRecord
+    data: DataRecord | None
+    hashes: dict[str, str]
+    timings: dict[str, float]
+    repair: RepairRecord
+    accuracy: AccuracyRecord | None
+    validation: ValidationRecord
+    notes: tuple[str, ...]
+
+
+_File = TypeVar("_File", RankingFile, PlanFile, ManifestFile)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder that holds the files of a run (``--out``)."""
+
+    path: Path
+
+    @property
+    def ranking(self) -> Path:
+        """``ranking.json``."""
+        return self.path / "ranking.json"
+
+    @property
+    def plan(self) -> Path:
+        """``plan.json``."""
+        return self.path / "plan.json"
+
+    @property
+    def manifest(self) -> Path:
+        """``manifest.json``."""
+        return self.path / "manifest.json"
+
+    @property
+    def program(self) -> Path:
+        """``pruned.pt2``."""
+        return self.path / "pruned.pt2"
+
+    @property
+    def onnx(self) -> Path:
+        """``pruned.onnx``."""
+        return self.path / "pruned.onnx"
+
+    @property
+    def report(self) -> Path:
+        """``report.html``."""
+        return self.path / "report.html"
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of the files that a manifest vouches for."""
+        listed = (self.ranking, self.plan, self.program, self.onnx)
+        return {path.name: sha256_of(path) for path in listed if path.is_file()}
+
+
+def read(path: Path, kind: type[_File]) -> _File:
+    """Read one file of a run.
+
+    Raises:
+        ArtifactError: It is missing, damaged, of another version or lacks keys.
+    """
+    text = _text(path)
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path} is damaged: {error}", hint="run the command that writes it again"
+        ) from error
+    expected = kind.model_fields["format"].default
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != expected:
+        raise ArtifactError(
+            f"{path} has format {found!r}, this version reads {expected!r}",
+            hint="run the command that writes it again",
+        )
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(place) for place in first["loc"])
+        raise ArtifactError(
+            f"{path} is damaged: {where}: {first['msg']}",
+            hint="run the command that writes it again",
+        ) from error
+
+
+def write(path: Path, record: RankingFile | PlanFile | ManifestFile) -> None:
+    """Write one file of a run atomically."""
+    write_text(path, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ArtifactError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"there is no {path.name} in {path.parent}",
+            hint="run `graphprune rank MODEL` first, or name its folder with --out",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from error
+
+
+def located(spec: str, folder: str) -> str:
+    """Return a path (or ``path.py:factory``) that exists, here or in the recorded folder."""
+    place, colon, name = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
+    elsewhere = Path(folder) / place
+    if not Path(place).exists() and elsewhere.exists():
+        return f"{elsewhere}{colon}{name}"
+    return spec
+
+
+# ---- records to files and back ------------------------------------------------------------------
+
+
+def ranking_file(ranking: Ranking, model: ModelRecord, data: DataRecord | None) -> RankingFile:
+    """Describe a ranking."""
+    return RankingFile(
+        criterion=ranking.criterion,
+        game=ranking.game,
+        estimator=ranking.estimator,
+        value=ranking.value,
+        aggregate=ranking.aggregate,
+        evaluations=ranking.evaluations,
+        n_images=ranking.n_images,
+        seed=ranking.seed,
+        model_hash=model.sha256,
+        model=model,
+        data=data,
+        protected=ranking.protected,
+        groups=tuple(
+            RankedGroup(
+                name=group.name,
+                units=group.units,
+                scores=tuple(group.scores.tolist()),
+                stderr=tuple(group.stderr.tolist()),
+            )
+            for group in ranking.groups
+        ),
+    )
+
+
+def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
+    """Return the ranking that a file describes, for the network it was made for.
+
+    Raises:
+        ArtifactError: A group has more or fewer scores than units.
+        OptionError: The network's groups are others.
+    """
+    for group in file.groups:
+        if not len(group.scores) == len(group.stderr) == group.units:
+            raise ArtifactError(
+                f"ranking.json is damaged: group {group.name} has {group.units} units, "
+                f"{len(group.scores)} scores and {len(group.stderr)} standard errors",
+                hint="rank again",
+            )
+    return Ranking(
+        graph=graph,
+        groups=tuple(
+            GroupScores(group.name, np.array(group.scores), np.array(group.stderr))
+            for group in file.groups
+        ),
+        criterion=file.criterion,
+        game=file.game,
+        estimator=file.estimator,
+        value=file.value,
+        aggregate=file.aggregate,
+        evaluations=file.evaluations,
+        n_images=file.n_images,
+        seed=file.seed,
+        protected=file.protected,
+    )
+
+
+def plan_file(plan: PruningPlan, model_hash: str) -> PlanFile:
+    """Describe a plan."""
+    return PlanFile(
+        removed={
+            name: {str(dim): indices for dim, indices in by_dim.items()}
+            for name, by_dim in plan.removed.items()
+        },
+        groups=tuple(
+            PlannedGroupRecord(
+                name=group.name, units=group.units, removed_units=group.removed_units
+            )
+            for group in plan.groups
+        ),
+        cost=CostsRecord(before=_cost_record(plan.before), after=_cost_record(plan.after)),
+        of=plan.of,
+        scope=plan.scope,
+        asked=plan.asked,
+        reached=plan.reached,
+        criterion=plan.criterion,
+        seed=plan.seed,
+        model_hash=model_hash,
+    )
+
+
+def plan_of(file: PlanFile) -> PruningPlan:
+    """Return the plan that a file describes."""
+    return PruningPlan(
+        groups=tuple(PlannedGroup(g.name, g.units, g.removed_units) for g in file.groups),
+        removed={
+            name: {int(dim): indices for dim, indices in by_dim.items()}
+            for name, by_dim in file.removed.items()
+        },
+        of=file.of,
+        scope=file.scope,
+        asked=file.asked,
+        reached=file.reached,
+        before=_cost_of(file.cost.before),
+        after=_cost_of(file.cost.after),
+        criterion=file.criterion,
+        seed=file.seed,
+    )
+
+
+def _cost_record(cost: Cost) -> CostRecord:
+    return CostRecord(units=cost.units, params=cost.params, macs=cost.macs)
+
+
+def _cost_of(record: CostRecord) -> Cost:
+    return Cost(units=record.units, params=record.params, macs=record.macs)
+
+
+def as_json(record: BaseModel) -> Mapping[str, Any]:
+    """Return a record as plain JSON types."""
+    dumped: Mapping[str, Any] = record.model_dump(mode="json")
+    return dumped

@@ -1,0 +1,64 @@
+"""Coalitions of a whole network: which units are kept, and which entries of tensors that means."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from graphprune.errors import SurgeryError
+from graphprune.graph import DependencyGraph, Kept
+from graphprune.groups import UnitIds
+
+Indices = npt.NDArray[np.int64]
+
+
+def check_coalition(graph: DependencyGraph, kept: Kept) -> Kept:
+    """Return ``kept`` as a Bool array that fits the graph and leaves no axis empty.
+
+    Raises:
+        SurgeryError: It does not.
+    """
+    kept = np.asarray(kept, bool)
+    if kept.shape != (graph.n_units,):
+        raise SurgeryError(
+            f"a coalition of shape {kept.shape} for a network of {graph.n_units} units",
+            hint="plans fit the network that they were made for; select again",
+        )
+    for needed in graph.needed:
+        if not kept[needed].any():
+            group = next(g for g in graph.groups if needed[0] < g.first + g.n_units)
+            raise SurgeryError(
+                f"nothing would be left of an axis fed by group {group.name}",
+                hint="keep at least one of its units",
+            )
+    return kept
+
+
+def removed_entries(
+    graph: DependencyGraph, kept: Kept
+) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Return what surgery removes: parameter or buffer name -> dim -> indices, ascending."""
+    found: dict[str, dict[int, tuple[int, ...]]] = {}
+    for name, by_dim in graph.parameter_units.items():
+        for dim, units in by_dim.items():
+            gone = np.flatnonzero(~stays(units, kept))
+            if gone.size:
+                found.setdefault(name, {})[dim] = tuple(int(k) for k in gone)
+    return found
+
+
+def kept_entries(graph: DependencyGraph, name: str, kept: Kept) -> dict[int, Indices]:
+    """Return what remains of a parameter or buffer, by dim; dims that stay whole are left out."""
+    found = {}
+    for dim, units in graph.parameter_units.get(name, {}).items():
+        remains = stays(units, kept)
+        if not remains.all():
+            found[dim] = np.flatnonzero(remains)
+    return found
+
+
+def stays(units: UnitIds, kept: Kept) -> Kept:
+    """Return for every entry of an axis whether it remains."""
+    return (units < 0) | kept[units]
+
+

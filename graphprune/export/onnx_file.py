@@ -1,0 +1,161 @@
+"""Pruned networks in ONNX files, with a dynamic batch and a note of where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxscript.optimizer
+import torch
+from onnxscript import ir
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.onnx import ONNXProgram
+
+from graphprune import __version__
+from graphprune.errors import OptionError, TraceError
+from graphprune.export.lowering import lowered
+from graphprune.export.program import program_of
+from graphprune.files import replacing
+from graphprune.trace import BATCH, quiet_export
+
+METADATA_PREFIX = "graphprune."
+"""What the keys of the file's ``metadata_props`` begin with."""
+
+_OLDEST_OPSET = 18
+"""The oldest that ``torch.onnx`` translates to."""
+
+_LARGEST_FILE = 2**31 - 2**24
+"""Bytes of weights beyond which a file is too big for protobuf; the rest is for the graph."""
+
+
+def export_onnx(
+    model: nn.Module,
+    path: Path | str,
+    *,
+    example_inputs: tuple[Any, ...] | None = None,
+    opset: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    program: ExportedProgram | None = None,
+) -> None:
+    """Write a network to an ONNX file, whole or not at all.
+
+    Inputs and outputs have the batch as their first dim, named ``batch``. Weights lie in the file
+    itself; only beyond 2 GB they go to a second one beside it, named as this one with ``.data``.
+
+    Args:
+        model: A pruned network or any other; exported in evaluation mode.
+        path: The file; it should end in ``.onnx``.
+        example_inputs: Positional inputs with a batch of 2 or more; a pruned network knows its own.
+        opset: Version of the ONNX operators; by default the one that ``torch.onnx`` recommends.
+        metadata: Written into the file, each key with ``graphprune.`` before it.
+        program: What :func:`graphprune.export.program_of` made of this network, to save the time.
+
+    Raises:
+        ArtifactError: The file cannot be written.
+        ModelError: There are no example inputs.
+        OptionError: The opset is too old, or unknown to this onnx.
+        TraceError: ``torch.export`` or ``torch.onnx`` refuses the network.
+    """
+    _require_opset(opset)
+    program = program_of(model, example_inputs) if program is None else program
+    converted = _converted(program, opset)
+    _name_batch(converted)
+    _merge_ties(converted.model, program)
+    _optimize(converted.model)
+    _describe(converted.model, metadata or {})
+    _write(converted.model, Path(path))
+
+
+def _require_opset(opset: int | None) -> None:
+    from onnx.defs import onnx_opset_version
+
+    newest = onnx_opset_version()
+    if opset is not None and not _OLDEST_OPSET <= opset <= newest:
+        raise OptionError(
+            f"opset {opset} cannot be written; allowed are {_OLDEST_OPSET} to {newest}",
+            hint="leave it out to get the one that torch recommends",
+        )
+
+
+def _converted(program: ExportedProgram, opset: int | None) -> ONNXProgram:
+    try:
+        return _call_torch(lowered(program), opset)
+    except Exception:  # something that only torch's own decomposition gets rid of
+        pass
+    try:
+        return _call_torch(program, opset)
+    except Exception as error:  # torch.onnx raises many unrelated types
+        text = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise TraceError(
+            f"torch.onnx cannot translate the network: {type(error).__name__}: {text[:300]}",
+            hint="save it as .pt2 instead, or replace the operator that it names",
+        ) from error
+
+
+def _call_torch(program: ExportedProgram, opset: int | None) -> ONNXProgram:
+    with quiet_export(), torch.no_grad():
+        made = torch.onnx.export(
+            program, dynamo=True, verbose=False, optimize=False, opset_version=opset
+        )
+    if made is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    return made
+
+
+def _name_batch(converted: ONNXProgram) -> None:
+    """Give the batch its name, for which torch writes a symbol of its own."""
+    for value in converted.model.graph.inputs:
+        if (
+            value.shape is not None
+            and len(value.shape)
+            and isinstance(value.shape[0], ir.SymbolicDim)
+        ):
+            converted.rename_axes({value.shape[0]: BATCH})
+            return
+
+
+def _merge_ties(model: ir.Model, program: ExportedProgram) -> None:
+    """Write tied weights once."""
+    first: dict[tuple[object, ...], ir.Value] = {}
+    for name, tensor in _weights(program):
+        value = model.graph.initializers.get(name)
+        if value is None or not tensor.numel():
+            continue
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        tied = first.setdefault(key, value)
+        if tied is not value:
+            value.replace_all_uses_with(tied)
+            del model.graph.initializers[name]
+
+
+def _weights(program: ExportedProgram) -> Iterator[tuple[str, Tensor]]:
+    yield from program.named_parameters()
+    yield from program.named_buffers()
+
+
+def _optimize(model: ir.Model) -> None:
+    # The pattern rewriter's time grows with the graph, so what is constant or unused goes first;
+    # its second round (the default) finds nothing that onnxruntime would not.
+    onnxscript.optimizer.fold_constants(model)
+    onnxscript.optimizer.remove_unused_nodes(model)
+    onnxscript.optimizer.optimize(model, num_iterations=1)
+
+
+def _describe(model: ir.Model, metadata: Mapping[str, str]) -> None:
+    model.metadata_props[f"{METADATA_PREFIX}version"] = __version__
+    for key, value in metadata.items():
+        model.metadata_props[f"{METADATA_PREFIX}{key.removeprefix(METADATA_PREFIX)}"] = value
+    # What torch notes for its own debugging takes more room than the graph itself.
+    model.graph.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+
+
+def _write(model: ir.Model, path: Path) -> None:
+    weights = (value.const_value for value in model.graph.initializers.values())
+    size = sum(tensor.nbytes for tensor in weights if tensor is not None)
+    beside = f"{path.name}.data" if size > _LARGEST_FILE else None
+    with replacing(path) as temporary:
+        ir.save(model, temporary, external_data=beside)

@@ -1,0 +1,560 @@
+"""The pipeline as commands run it: each stage from and to the files of a run folder."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from graphprune import criteria
+from graphprune.artifacts import (
+    AccuracyRecord,
+    CheckRecord,
+    DataRecord,
+    ManifestFile,
+    ModelRecord,
+    PlanFile,
+    RankingFile,
+    RepairRecord,
+    RunFolder,
+    ValidationRecord,
+    plan_file,
+    plan_of,
+    ranking_file,
+    ranking_of,
+    read,
+    write,
+)
+from graphprune.data import CalibrationBatches, DataSource, check_against, load_data
+from graphprune.errors import ArtifactError, OptionError, TrustError
+from graphprune.export import export_onnx, load_program, save_program
+from graphprune.files import sha256_of
+from graphprune.game.masking import mask_network
+from graphprune.game.value import class_logits
+from graphprune.graph import DependencyGraph, trace
+from graphprune.load import LoadedModel, ModelSource, load_model
+from graphprune.progress import Progress, silent
+from graphprune.ranking import Ranking
+from graphprune.repair import RepairResult, repair
+from graphprune.selection import PruningPlan, select
+from graphprune.surgery import PrunedModel, cut
+from graphprune.trace import named_tensors
+from graphprune.doctor import versions
+from graphprune.verify import ValidationReport, same_weights, validate
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every command is told.
+
+    Args:
+        out: Folder for the files of the run.
+        seed: Seed of everything random.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        trust: Reading files may run the code they hold.
+        argv: The command as typed, for the manifest.
+        dry_run: Write nothing.
+        progress: Told about every step.
+    """
+
+    out: Path = Path("graphprune-out")
+    seed: int = 0
+    device: str = "auto"
+    trust: bool = False
+    argv: tuple[str, ...] = ()
+    dry_run: bool = False
+    progress: Progress = field(default=silent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions:
+    """How to rank, see :func:`graphprune.criteria.rank`."""
+
+    criterion: str = "shapley"
+    game: str | None = None
+    estimator: str = "auto"
+    value: str | None = None
+    aggregate: str | None = None
+    budget: int | None = None
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions:
+    """How to prune, see :func:`graphprune.selection.select`.
+
+    Args:
+        ratio: Fraction to remove.
+        of: ``units``, ``params`` or ``macs``.
+        scope: ``group`` or ``global``.
+        min_units: Units that every group keeps at least.
+        round_to: Keep multiples of this many units.
+        repair: ``auto`` (BatchNorm statistics where there is data) or a method's name.
+        ranking: A ranking file other than the run folder's.
+    """
+
+    ratio: float
+    of: str = "units"
+    scope: str = "group"
+    min_units: int = 1
+    round_to: int = 1
+    repair: str = "auto"
+    ranking: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A loaded and traced network with its calibration data.
+
+    Args:
+        loaded: The network as loaded.
+        graph: The network as traced.
+        data: Calibration images, None if none were given.
+        model: Where the network came from.
+        source: Where the data came from.
+        timings: Seconds by stage.
+    """
+
+    loaded: LoadedModel
+    graph: DependencyGraph
+    data: CalibrationBatches | None
+    model: ModelRecord
+    source: DataRecord | None
+    timings: dict[str, float]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided on the user's behalf."""
+        return (*self.loaded.notes, *_graph_notes(self.graph))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """A ranking and the network that was ranked."""
+
+    subject: Subject
+    ranking: Ranking
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """A plan that has not been carried out."""
+
+    subject: Subject
+    ranking: Ranking
+    plan: PruningPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """A pruned network whose files are written."""
+
+    subject: Subject
+    plan: PruningPlan
+    manifest: ManifestFile
+    report: ValidationReport
+    folder: RunFolder
+
+
+# ---- load and trace -----------------------------------------------------------------------------
+
+
+def prepare(model: ModelSource, data: DataSource | None, common: Common) -> Subject:
+    """Load a network and its data, check that they fit, and trace the network.
+
+    Raises:
+        InputError: Something cannot be read or does not fit.
+        TraceError: The network cannot be traced.
+    """
+    timings: dict[str, float] = {}
+    with _timed(timings, "load"):
+        batches = None if data is None else load_data(data)
+        shape = batches.input_shapes[0] if batches is not None else None
+        loaded = load_model(model, trust=common.trust, data_shape=shape)
+    with _timed(timings, "trace"):
+        graph = trace(loaded.module, loaded.example_inputs)
+    if batches is not None:
+        check_against(batches, _n_classes(graph), loaded.source.input_shapes)
+    return Subject(
+        loaded=loaded,
+        graph=graph,
+        data=batches,
+        model=_model_record(loaded),
+        source=None if data is None or batches is None else _data_record(data, batches),
+        timings=timings,
+    )
+
+
+def _n_classes(graph: DependencyGraph) -> int:
+    with torch.inference_mode():
+        outputs = graph.program.module(*graph.example_inputs)
+    return int(class_logits(torch.utils._pytree.tree_leaves(outputs)).shape[-1])
+
+
+def _graph_notes(graph: DependencyGraph) -> tuple[str, ...]:
+    notes = []
+    if graph.program.unused:
+        branches = sorted({name.split(".")[0] for name in graph.program.unused})
+        notes.append(
+            f"not used in evaluation mode and left as it is: {', '.join(branches)}"
+        )
+    if not graph.program.dynamic_batch:
+        notes.append(f"the network only takes batches of {graph.batch_size}")
+    for overload, count in graph.unknown_ops.items():
+        notes.append(f"no rule covers {overload} ({count}x): what enters it stays whole")
+    return tuple(notes)
+
+
+def _model_record(loaded: LoadedModel) -> ModelRecord:
+    source = loaded.source
+    return ModelRecord(
+        spec=source.spec,
+        weights=source.weights,
+        input_shapes=source.input_shapes,
+        sha256=loaded.sha256,
+        folder=str(Path.cwd()),
+    )
+
+
+def _data_record(source: DataSource, batches: CalibrationBatches) -> DataRecord:
+    return DataRecord(
+        spec=source.spec,
+        mean=source.mean,
+        std=source.std,
+        resize=source.resize,
+        limit=source.limit,
+        sha256=batches.sha256,
+        folder=str(Path.cwd()),
+    )
+
+
+# ---- rank ---------------------------------------------------------------------------------------
+
+
+def rank(
+    model: ModelSource, data: DataSource | None, options: RankOptions, common: Common
+) -> Ranked:
+    """Rank a network and write ``ranking.json``.
+
+    Raises:
+        GraphpruneError: See :func:`prepare` and :func:`graphprune.criteria.rank`.
+    """
+    return rank_subject(prepare(model, data, common), options, common)
+
+
+def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Ranked:
+    """Rank a prepared network and write ``ranking.json``."""
+    with _timed(subject.timings, "rank"):
+        ranking = criteria.rank(
+            subject.graph,
+            subject.data,
+            criterion=options.criterion,
+            game=options.game,
+            estimator=options.estimator,
+            value=options.value,
+            aggregate=options.aggregate,
+            budget=options.budget,
+            only=options.only,
+            skip=options.skip,
+            seed=common.seed,
+            device=chosen_device(common.device),
+            progress=common.progress,
+        )
+    if not common.dry_run:
+        file = ranking_file(ranking, subject.model, subject.source)
+        write(RunFolder(common.out).ranking, file)
+    return Ranked(subject=subject, ranking=ranking)
+
+
+def chosen_device(name: str) -> str:
+    """Return the device to run on.
+
+    Raises:
+        OptionError: The name is unknown, or there is no such device here.
+    """
+    if name not in DEVICES:
+        raise OptionError(f"device {name!r} is none of {', '.join(DEVICES)}")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise OptionError(
+            "device 'cuda' was asked for and torch finds none here",
+            hint="use --device cpu; `graphprune doctor` lists devices",
+        )
+    return "cuda" if available and name != "cpu" else "cpu"
+
+
+# ---- prune --------------------------------------------------------------------------------------
+
+
+def plan_run(
+    model: ModelSource | None,
+    data: DataSource | None,
+    rank_options: RankOptions,
+    options: PruneOptions,
+    common: Common,
+) -> Selected:
+    """Rank if need be, and select; nothing is cut.
+
+    Args:
+        model: The network; None takes model, data and ranking from the run folder.
+        data: Calibration data; None takes the ranking's, if there is a ranking.
+        rank_options: How to rank, where a ranking is needed.
+        options: How to prune.
+        common: What every command is told.
+
+    Raises:
+        GraphpruneError: A stage's own error.
+        BudgetError: The ratio cannot be reached.
+    """
+    if model is not None and options.ranking is None:
+        ranked = rank(model, data, rank_options, common)
+        subject, ranking = ranked.subject, ranked.ranking
+    else:
+        file = read(options.ranking or RunFolder(common.out).ranking, RankingFile)
+        subject = _recorded_subject(file, model, data, common)
+        ranking = ranking_of(file, subject.graph)
+    with _timed(subject.timings, "select"):
+        plan = select(
+            ranking,
+            ratio=options.ratio,
+            of=options.of,
+            scope=options.scope,
+            min_units=options.min_units,
+            round_to=options.round_to,
+        )
+    return Selected(subject=subject, ranking=ranking, plan=plan)
+
+
+def prune(
+    model: ModelSource | None,
+    data: DataSource | None,
+    rank_options: RankOptions,
+    options: PruneOptions,
+    common: Common,
+) -> Pruned:
+    """Select, cut, repair, export and validate; writes every file of the run folder.
+
+    Raises:
+        GraphpruneError: See :func:`plan_run`.
+    """
+    return carry_out(plan_run(model, data, rank_options, options, common), options, common)
+
+
+def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Pruned:
+    """Cut, repair, export and validate what was selected; writes the files of the run folder."""
+    subject, plan, folder = selected.subject, selected.plan, RunFolder(common.out)
+    kept = plan.kept(subject.graph)
+    with _timed(subject.timings, "prune"):
+        smaller = cut(subject.graph, kept)
+    with _timed(subject.timings, "repair"):
+        repaired = _repaired(smaller, subject.data, options.repair)
+    write(folder.ranking, ranking_file(selected.ranking, subject.model, subject.source))
+    write(folder.plan, plan_file(plan, subject.model.sha256))
+    with _timed(subject.timings, "save"):
+        save_program(repaired.model, subject.graph.example_inputs, folder.program)
+    with _timed(subject.timings, "export"):
+        metadata = {
+            "model_hash": subject.model.sha256,
+            "plan_hash": sha256_of(folder.plan),
+            "seed": str(common.seed),
+            "version": versions().get("graphprune", ""),
+        }
+        export_onnx(repaired.model, folder.onnx, metadata=metadata)
+    with _timed(subject.timings, "validate"):
+        report = validate(
+            repaired.model,
+            folder.onnx,
+            cut=smaller,
+            masked=mask_network(subject.graph, kept),
+            reloaded=load_program(folder.program),
+            data=subject.data,
+        )
+    manifest = _manifest(subject, repaired, report, folder, common)
+    write(folder.manifest, manifest)
+    return Pruned(subject=subject, plan=plan, manifest=manifest, report=report, folder=folder)
+
+
+def _recorded_subject(
+    file: RankingFile, model: ModelSource | None, data: DataSource | None, common: Common
+) -> Subject:
+    """Load the network and data that a ranking was made of, unless others are given."""
+    if model is None:
+        model = file.model.source()
+        _check_owner(model.runs_code, common)
+    if data is None and file.data is not None:
+        data = file.data.source()
+        _check_owner(data.runs_code, common)
+    subject = prepare(model, data, common)
+    if subject.model.sha256 != file.model_hash:
+        raise ArtifactError(
+            f"{model.spec} is not the network that was ranked: its weights or layers differ",
+            hint="rank it again",
+        )
+    return subject
+
+
+def _check_owner(runs_code: bool, common: Common) -> None:
+    """Run code that a file names, and not the user, only if the user wrote that file."""
+    path = RunFolder(common.out).ranking
+    if not runs_code or common.trust or platform.system() == "Windows":
+        return
+    import os
+
+    if path.exists() and path.stat().st_uid != os.getuid():
+        raise TrustError(
+            f"{path} belongs to another user and names code to run",
+            hint="name MODEL and --data yourself, or pass --trust",
+        )
+
+
+def _repaired(
+    model: PrunedModel, data: CalibrationBatches | None, method: str
+) -> RepairResult:
+    if method == "auto":
+        method = "none" if data is None else "batchnorm"
+    return repair(model, data, method=method)
+
+
+def _manifest(
+    subject: Subject,
+    repaired: RepairResult,
+    report: ValidationReport,
+    folder: RunFolder,
+    common: Common,
+) -> ManifestFile:
+    return ManifestFile(
+        argv=common.argv,
+        versions=versions(),
+        seed=common.seed,
+        model=subject.model,
+        data=subject.source,
+        hashes=folder.hashes(),
+        timings={stage: round(seconds, 3) for stage, seconds in subject.timings.items()},
+        repair=RepairRecord(
+            method=repaired.method, changed=repaired.changed, notes=repaired.notes
+        ),
+        accuracy=_accuracies(subject, repaired.model),
+        validation=validation_record(report),
+        notes=subject.notes,
+    )
+
+
+def validation_record(report: ValidationReport) -> ValidationRecord:
+    """Describe a validation."""
+    return ValidationRecord(
+        ok=report.ok,
+        checks=tuple(
+            CheckRecord(
+                name=check.name,
+                ok=check.ok,
+                detail=check.detail,
+                max_abs=check.max_abs,
+                max_rel=check.max_rel,
+                tolerance=check.tolerance,
+            )
+            for check in report.checks
+        ),
+    )
+
+
+def _accuracies(subject: Subject, pruned: nn.Module) -> AccuracyRecord | None:
+    if subject.data is None or not subject.data.has_labels:
+        return None
+    return AccuracyRecord(
+        n_images=subject.data.n_images,
+        before=accuracy(subject.graph.program.module, subject.data),
+        after=accuracy(pruned, subject.data),
+    )
+
+
+def accuracy(module: nn.Module, data: CalibrationBatches) -> float:
+    """Return the share of labelled images whose most likely class is the label."""
+    right = 0
+    dtype = next((t.dtype for t in named_tensors(module).values() if t.is_floating_point()), None)
+    with torch.inference_mode():
+        for batch in data.to(dtype=dtype):
+            outputs = torch.utils._pytree.tree_leaves(module(*batch.inputs))
+            predicted: Tensor = class_logits(outputs).mean(1).argmax(-1)
+            right += int((predicted == batch.labels).sum())
+    return right / data.n_images
+
+
+# ---- validate -----------------------------------------------------------------------------------
+
+
+def validate_run(data: DataSource | None, provider: str, common: Common) -> ValidationReport:
+    """Prove again that the files of a run folder are one network.
+
+    The original is loaded and cut anew by the plan; the artifact's weights must be those of the
+    cut network wherever the repair did not change them.
+
+    Raises:
+        ArtifactError: A file is missing, damaged or of another run.
+    """
+    folder = RunFolder(common.out)
+    manifest = read(folder.manifest, ManifestFile)
+    file = read(folder.plan, PlanFile)
+    _check_hashes(folder, manifest)
+    model = manifest.model.source()
+    _check_owner(model.runs_code, common)
+    source = data or (manifest.data.source() if manifest.data else None)
+    subject = prepare(model, source, common)
+    if not subject.model.sha256 == file.model_hash == manifest.model.sha256:
+        raise ArtifactError(
+            f"{model.spec} is not the network that was pruned: its weights or layers differ",
+            hint="prune it again",
+        )
+    kept = plan_of(file).kept(subject.graph)
+    smaller, reloaded = cut(subject.graph, kept), load_program(folder.program)
+    return validate(
+        reloaded,
+        folder.onnx,
+        cut=smaller,
+        masked=mask_network(subject.graph, kept),
+        data=subject.data,
+        provider=provider,
+        extra=(same_weights(smaller, reloaded, changed=manifest.repair.changed),),
+    )
+
+
+def _check_hashes(folder: RunFolder, manifest: ManifestFile) -> None:
+    found = folder.hashes()
+    for name, expected in manifest.hashes.items():
+        if name not in found:
+            raise ArtifactError(f"{name} is missing from {folder.path}", hint="prune again")
+        if found[name] != expected:
+            raise ArtifactError(
+                f"{folder.path / name} is not the file that manifest.json vouches for",
+                hint="it was changed or comes from another run; prune again",
+            )
+
+
+def validate_files(
+    program: Path, onnx: Path, data: DataSource | None, provider: str
+) -> ValidationReport:
+    """Prove that a ``.pt2`` and an ONNX file are one network.
+
+    Raises:
+        ArtifactError: A file is missing or damaged.
+    """
+    batches = None if data is None else load_data(data)
+    return validate(load_program(program), onnx, data=batches, provider=provider)
+
+
+# ---- shared -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[stage] = time.perf_counter() - start
