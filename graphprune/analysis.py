@@ -71,7 +71,7 @@ class Analysis:
     values: Mapping[ResultKey, Value]
     parameter_axes: tuple[ParameterAxis, ...]
     reports: Reports
-    solution: Solution
+    solution: Solution[ResultKey]
     unknown: Mapping[str, int]
     batch_places: Mapping[str, BatchPlace]
 
@@ -104,8 +104,9 @@ def concrete(size: Any) -> int:
 def result_shapes(node: fx.Node) -> tuple[Shape, ...] | None:
     """Return the shapes of a node's results, None if it makes no tensor."""
     made = node.meta.get("val")
-    tensors = made if isinstance(made, (list, tuple)) else [made]
-    if not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+    listed = made if isinstance(made, (list, tuple)) else [made]
+    tensors = [tensor for tensor in listed if isinstance(tensor, torch.Tensor)]
+    if not tensors or len(tensors) != len(listed):
         return None
     return tuple(tuple(concrete(size) for size in tensor.shape) for tensor in tensors)
 
@@ -177,9 +178,10 @@ class _Walk:
         self._note_reads(node)
         inputs = self._inputs(node)
         constant = all(value.constant for value in inputs)
-        first_union = len(self.reports.unions)
+        first_union, n_produced = len(self.reports.unions), len(self.reports.produced)
         results = self._apply(node, shapes, inputs)
-        if constant:
+        # A layer applied to constants has producers of its own; roles do not spread through it.
+        if constant and len(self.reports.produced) == n_produced:
             self._constant_unions += range(first_union, len(self.reports.unions))
         if not returns_several(node):
             self.values[node.name, None] = results[0].as_constant(constant)
@@ -262,35 +264,38 @@ class _Walk:
         for source in node.all_input_nodes:
             found += [
                 value
-                for index in (None, *range(len(source.meta.get("val", ()) or ()) if
-                              returns_several(source) else 0))
+                for index in (
+                    None,
+                    *range(len(source.meta.get("val", ()) or ()) if returns_several(source) else 0),
+                )
                 if (value := self.values.get((source.name, index))) is not None
             ]
         return found
 
     def _arguments(self, node: fx.Node) -> tuple[Any, ...]:
-        def resolve(argument: Any) -> Any:
-            if isinstance(argument, fx.Node):
-                made = argument.meta.get("val")
-                if isinstance(made, (torch.SymInt, int)):
-                    return concrete(made)
-                return self.values.get((argument.name, None))
-            if isinstance(argument, (list, tuple)):
-                return type(argument)(resolve(entry) for entry in argument)
-            return argument
-
         schema = getattr(node.target, "_schema", None)
         if schema is None:
-            return tuple(resolve(argument) for argument in node.args)
+            return tuple(self._resolved(argument) for argument in node.args)
         listed = []
         for position, declared in enumerate(schema.arguments):
             if position < len(node.args):
-                listed.append(resolve(node.args[position]))
+                listed.append(self._resolved(node.args[position]))
             elif declared.name in node.kwargs:
-                listed.append(resolve(node.kwargs[declared.name]))
+                listed.append(self._resolved(node.kwargs[declared.name]))
             else:
                 listed.append(declared.default_value)
         return tuple(listed)
+
+    def _resolved(self, argument: Any) -> Any:
+        """Replace nodes by the values, or sizes, that they make."""
+        if isinstance(argument, fx.Node):
+            made = argument.meta.get("val")
+            if isinstance(made, (torch.SymInt, int)):
+                return concrete(made)
+            return self.values.get((argument.name, None))
+        if isinstance(argument, (list, tuple)):
+            return type(argument)(self._resolved(entry) for entry in argument)
+        return argument
 
     # ---- parameters --------------------------------------------------------------------------
 

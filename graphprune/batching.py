@@ -2,8 +2,8 @@
 
 A reshape may fold other dims into the batch, on either side of it: heads *after* the samples as in
 ``(batch, heads, ...) -> (batch * heads, ...)``, tokens *before* them as in
-``(tokens, batch, ...) -> (tokens * batch, ...)``. Masks with one coalition per sample, and units that
-live on such a dim, need to know which.
+``(tokens, batch, ...) -> (tokens * batch, ...)``. Masks with one coalition per sample need to know
+which, and so do units that live on such a dim.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from torch import fx
 
 from graphprune.labels.value import Shape, segments
 
-_RESHAPES = frozenset(
-    f"aten.{name}"
-    for name in """
-    view.default reshape.default _unsafe_view.default flatten.using_ints unflatten.int
-    squeeze.default squeeze.dim squeeze.dims unsqueeze.default view_as.default reshape_as.default
-    """.split()
+_RESHAPES = (
+    "aten.view.default",
+    "aten.reshape.default",
+    "aten._unsafe_view.default",
+    "aten.flatten.using_ints",
+    "aten.unflatten.int",
+    "aten.squeeze.default",
+    "aten.squeeze.dim",
+    "aten.squeeze.dims",
+    "aten.unsqueeze.default",
+    "aten.view_as.default",
+    "aten.reshape_as.default",
 )
 _INTERLEAVE = "aten.repeat_interleave.self_int"
 

@@ -132,7 +132,7 @@ def run(
         ModelSource(spec="graphprune.demo:DigitsNetwork", weights=str(weights)),
         DataSource(spec=str(images)),
         RankOptions(),
-        PruneOptions(ratio=RATIO),
+        PruneOptions(ratio=RATIO, of="macs", scope="global"),
         Common(out=out, seed=seed, argv=argv, progress=progress),
     )
     graph = pruned.subject.graph

@@ -10,7 +10,6 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
@@ -133,11 +132,16 @@ class DependencyGraph:
         """Return where a tensor holds the samples of the batch; None if it does not."""
         return self.analysis.batch_places.get(node.name)
 
+    @property
+    def output_structure(self) -> pytree.TreeSpec:
+        """How flat outputs make up what the model returns."""
+        codegen = self.program.module.graph._codegen
+        structure: pytree.TreeSpec = codegen.pytree_info.out_spec  # type: ignore[attr-defined]
+        return structure
+
     def unflatten_outputs(self, outputs: Sequence[Any]) -> Any:
         """Give flat outputs the structure that the model returns."""
-        codegen = self.program.module.graph._codegen
-        spec = codegen.pytree_info.out_spec  # type: ignore[attr-defined]
-        return pytree.tree_unflatten(list(outputs), spec)
+        return pytree.tree_unflatten(list(outputs), self.output_structure)
 
     def all_kept(self) -> Kept:
         """Return the grand coalition: every unit kept."""
@@ -145,7 +149,7 @@ class DependencyGraph:
 
     @cached_property
     def parameter_units(self) -> Mapping[str, Mapping[int, UnitIds]]:
-        """For every parameter or buffer that can shrink (all names), by dim, the unit of entries."""
+        """By name (any of them) and dim, the unit of each entry of tensors that can shrink."""
         class_of, unit_of = self.analysis.solution.class_of, self.partition.unit_of_class
         first: dict[str, dict[int, UnitIds]] = {}
         for axis in self.analysis.parameter_axes:
@@ -203,7 +207,7 @@ class DependencyGraph:
     @cached_property
     def pinned(self) -> tuple[PinnedAxis, ...]:
         """Producing axes with entries that may not be pruned, with the first reason of each."""
-        found = []
+        found: list[PinnedAxis] = []
         for axis in self.analysis.parameter_axes:
             if axis.produces:
                 found += self._pins_of(axis)

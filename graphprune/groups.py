@@ -1,8 +1,8 @@
 """Groups: the units of a network, gathered by the axes they live on.
 
-A *unit* is one class of atoms: all slices, in all tensors, that exist together. A *group* is the set
-of units whose slices are produced on the same parameter axes; they compete for the same widths. A
-unit must be produced by some parameter and free of pins, else it stays.
+A *unit* is one class of atoms: all slices, in all tensors, that exist together. A *group* is the
+set of units whose slices are produced on the same parameter axes; they compete for the same widths.
+A unit must be produced by some parameter and free of pins, else it stays.
 """
 
 from __future__ import annotations

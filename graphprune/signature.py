@@ -124,7 +124,7 @@ def recorded_signature(module: fx.GraphModule) -> InputSignature:
             f"this {type(module).__name__} does not know what inputs it takes",
             hint="pass example_inputs",
         )
-    positional = codegen.pytree_info.in_spec.children_specs[0]
+    positional = codegen.pytree_info.in_spec.child(0)
     return InputSignature(leaves=tuple(leaves), structure=positional)
 
 

@@ -126,9 +126,7 @@ def _cut_tensors(graph: DependencyGraph, kept: Kept) -> dict[int, Any]:
 def _shrinks(graph: DependencyGraph, node: fx.Node, kept: Kept) -> bool:
     """Whether any tensor that enters or leaves a call shrinks."""
     names = {node.name, *(source.name for source in node.all_input_nodes)}
-    return any(
-        not stays(units, kept).all() for name in names for units in graph.units_of(name)
-    )
+    return any(not stays(units, kept).all() for name in names for units in graph.units_of(name))
 
 
 def _resize(graph: DependencyGraph, node: fx.Node, kept: Kept) -> Resize:

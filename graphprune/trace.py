@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram, export
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import TraceError
+from graphprune.inlining import inline_regions
 
 BATCH = "batch"
 MAX_BATCH = 1 << 16
@@ -49,8 +50,10 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         example_inputs: Positional inputs; tensors have the batch as their first dim.
 
     Raises:
-        TraceError: ``torch.export`` refuses the model, or it writes through a view.
+        TraceError: ``torch.export`` refuses the model, it writes through a view, or a name in it
+            is not one that can be written into generated code.
     """
+    check_names(model)
     inputs = _with_batch_of_two(tuple(example_inputs))
     program, dynamic = export_program(_evaluation_copy(model), inputs)
     module = program.module(check_guards=False)
@@ -59,6 +62,7 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
             f"torch.export returned a {type(module).__name__} instead of a graph",
             hint="this torch version is not supported; see `graphprune doctor`",
         )
+    inline_regions(module)
     functionalize(module)
     return TracedProgram(
         module=module,
@@ -68,6 +72,24 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         unused=_unused(module),
         batch_size=_batch_size(inputs),
     )
+
+
+def check_names(model: nn.Module) -> None:
+    """Refuse names of submodules and tensors that would end a string literal.
+
+    torch.fx writes them between quotes into code that it compiles, so that such a name (from a
+    file, say) could run anything.
+
+    Raises:
+        TraceError: There is one.
+    """
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    for name in [*names, *named_tensors(model)]:
+        if not name.isprintable() or '"' in name or "\\" in name:
+            raise TraceError(
+                f"the model has a part named {name!r}, which torch.fx cannot write into code",
+                hint="name submodules and parameters by letters, digits and underscores",
+            )
 
 
 def batch_dims(inputs: tuple[Any, ...], dim: Any) -> Any:
@@ -206,8 +228,9 @@ def _fills_own_tensor(node: fx.Node, alias: Mapping[fx.Node, set[fx.Node]]) -> b
     Such a tensor (an attention mask, say) has no axis that could shrink, and is made afresh in
     every forward, so the write may stay.
     """
-    made = min(alias[node.args[0]], key=lambda other: (_viewed(other) is not None, other.name))
-    written = [other for other in node.all_input_nodes if other is not node.args[0]]
+    target = node.all_input_nodes[0]
+    made = min(alias[target], key=lambda other: (_viewed(other) is not None, other.name))
+    written = [other for other in node.all_input_nodes if other is not target]
     return _creates(made) and not any(_reads_input(other) for other in written)
 
 
@@ -251,7 +274,10 @@ def _check_only_reader(
     node: fx.Node, written: fx.Node, aliases: set[fx.Node], position: Mapping[fx.Node, int]
 ) -> None:
     for other in aliases - {written, node}:
-        if any(position[user] > position[node] for user in other.users):
+        # What was made of the result of this write comes later and sees it anyhow.
+        if position[other] < position[node] and any(
+            position[user] > position[node] for user in other.users
+        ):
             raise TraceError(
                 f"{node.target} writes through a view of {other.name}, "
                 f"which is read afterwards{_where(node)}",
@@ -260,7 +286,7 @@ def _check_only_reader(
 
 
 def _alias_sets(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
-    """Group the nodes that may share memory by ops that return views (in-place ops apart)."""
+    """Group the nodes that may share memory, by ops that return views or their input itself."""
     sets: dict[fx.Node, set[fx.Node]] = {}
     for node in graph.nodes:
         sets[node] = {node}
@@ -275,10 +301,8 @@ def _viewed(node: fx.Node) -> fx.Node | None:
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     schema = getattr(node.target, "_schema", None)
-    if schema is None:  # getitem of a split
+    if schema is None or schema.is_mutable:  # getitem of a split; an in-place op returns its input
         return node.args[0]
-    if schema.is_mutable:
-        return None
     returns_view = any(result.alias_info is not None for result in schema.returns)
     # In evaluation mode dropout hands back its input itself, though its schema does not say so.
     return node.args[0] if returns_view or "dropout" in schema.name else None

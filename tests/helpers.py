@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from graphprune.coalition import removed_entries
 from graphprune.game.masking import gated_module, mask_network, unit_gates
 from graphprune.graph import DependencyGraph, Kept, trace
-from graphprune.surgery import PrunedModel, cut, removed_entries
+from graphprune.surgery import PrunedModel, cut
 
 TOLERANCE = 1e-9
 """Largest error, relative to the output's scale, that float64 rounding may cause."""
@@ -94,7 +96,7 @@ def error(left: Iterable[Tensor], right: Iterable[Tensor]) -> float:
         assert a.shape == b.shape
         difference = (a.double() - b.double()).abs().max().item() if a.numel() else 0.0
         scale = max(1.0, b.double().abs().max().item()) if b.numel() else 1.0
-        worst = max(worst, difference / scale if difference == difference else np.inf)
+        worst = max(worst, np.inf if math.isnan(difference) else difference / scale)
     return worst
 
 

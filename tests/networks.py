@@ -256,9 +256,7 @@ class ConcatTwice(nn.Module):
         return self.head(self.mix(torch.cat([x, x], 1)))
 
 
-@network(
-    image(3, 8, 8), {"stem.weight": 6, "layers.0.1.weight": 4, "layers.1.1.weight": 4}
-)
+@network(image(3, 8, 8), {"stem.weight": 6, "layers.0.1.weight": 4, "layers.1.1.weight": 4})
 class Dense(nn.Module):
     """Every layer reads all before it, each through its own norm."""
 
@@ -292,8 +290,6 @@ class Split(nn.Module):
         return self.head(torch.cat([left, self.deep(right)], 1))
 
 
-
-
 @network(image(3, 8, 8), {"stem.0.weight": 12, "a.weight": 6, "b.weight": 6})
 class SplitUneven(nn.Module):
     def __init__(self) -> None:
@@ -307,7 +303,9 @@ class SplitUneven(nn.Module):
         return self.head(torch.cat([self.a(a), self.b(b), c], 1))
 
 
-@network(image(3, 8, 8), {"down.0.weight": 6, "deep.0.weight": 8, "up.weight": 6, "last.0.weight": 5})
+@network(
+    image(3, 8, 8), {"down.0.weight": 6, "deep.0.weight": 8, "up.weight": 6, "last.0.weight": 5}
+)
 class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -679,9 +677,7 @@ class PackedAttention(nn.Module):
         n, t, c = x.shape
         qkv = self.qkv(self.n1(x)).reshape(n, t, 3, 3, c // 3).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
-        x = x + self.proj(
-            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, c)
-        )
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, c))
         return self.out((x + self.down(F.gelu(self.up(self.n2(x))))).mean(1))
 
 

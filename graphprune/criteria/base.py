@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from graphprune.checkpoint import Checkpoint, StateStore
 from graphprune.data import CalibrationBatches, check_against, synthetic
 from graphprune.errors import DataError, OptionError
 from graphprune.estimators import AGGREGATES
 from graphprune.estimators import available as available_estimators
-from graphprune.game.value import PERFORMANCES
+from graphprune.game.value import PERFORMANCES, class_logits
 from graphprune.graph import DependencyGraph
 from graphprune.groups import PruningGroup
 from graphprune.progress import Progress, silent
@@ -32,7 +33,7 @@ class RankRequest:
 
     Args:
         graph: The network.
-        data: Calibration images.
+        data: Calibration images; None for criteria that look at none.
         game: ``network``, ``group`` or None for the criterion's own choice.
         estimator: Name of a Shapley estimator, or ``auto``.
         value: Name of a performance, or None for the criterion's own choice.
@@ -41,10 +42,11 @@ class RankRequest:
         seed: Seed of everything random.
         device: Where networks are run, e.g. ``cpu`` or ``cuda``.
         progress: Told about every step.
+        checkpoint: Where long work keeps what it has found.
     """
 
     graph: DependencyGraph
-    data: CalibrationBatches
+    data: CalibrationBatches | None
     game: str | None = None
     estimator: str = "auto"
     value: str | None = None
@@ -53,6 +55,13 @@ class RankRequest:
     seed: int = 0
     device: str = "cpu"
     progress: Progress = field(default=silent)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+    @property
+    def images(self) -> CalibrationBatches:
+        """Calibration images, for criteria that are registered as looking at some."""
+        assert self.data is not None
+        return self.data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +133,7 @@ def needs_data(name: str) -> bool:
     return _entry(name).needs_data
 
 
-def rank(
+def rank(  # noqa: PLR0913 - one argument per option of the command
     graph: DependencyGraph,
     data: CalibrationBatches | None = None,
     *,
@@ -139,6 +148,7 @@ def rank(
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = silent,
+    store: StateStore | None = None,
 ) -> Ranking:
     """Score every unit of a network.
 
@@ -156,33 +166,34 @@ def rank(
         skip: Patterns of groups that may not.
         seed: Equal seeds give equal rankings on one machine.
         device: Where networks are run, e.g. ``cpu`` or ``cuda``.
-        progress: Told about every step.
+        progress: Told about every step; an exception that it raises ends the work.
+        store: Where long work keeps its state, so that it can be taken up after an interruption;
+            the caller clears it when the ranking is safe.
 
     Raises:
         OptionError: An option is not one of those allowed.
         DataError: The data does not fit the network, or labels are missing.
         BudgetError: The budget is too small.
+        ArtifactError: The state to be taken up is damaged, or of another run.
     """
     entry = _entry(criterion)
-    _check("game", game, GAMES)
-    _check("value", value, tuple(PERFORMANCES))
-    _check("aggregate", aggregate, AGGREGATES)
-    _check("estimator", estimator, ("auto", *available_estimators()))
-    batches = _fitting(graph, data, seed)
-    scored = entry.score(
-        RankRequest(
-            graph=graph,
-            data=batches,
-            game=game,
-            estimator=estimator,
-            value=value,
-            aggregate=aggregate,
-            budget=budget,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
+    protected = protected_groups(graph, only, skip)
+    request = RankRequest(
+        graph=graph,
+        data=_fitting(graph, data, seed, needed=entry.needs_data),
+        game=game,
+        estimator=estimator,
+        value=value,
+        aggregate=aggregate,
+        budget=budget,
+        seed=seed,
+        device=device,
+        progress=progress,
     )
+    _check_options(request)
+    if store is not None and request.data is not None:
+        request = replace(request, checkpoint=_opened(store, criterion, request))
+    scored = entry.score(request)
     _check_finite(scored, criterion)
     return Ranking(
         graph=graph,
@@ -193,9 +204,9 @@ def rank(
         value=scored.value,
         aggregate=scored.aggregate,
         evaluations=scored.evaluations,
-        n_images=batches.n_images if entry.needs_data else 0,
+        n_images=request.images.n_images if entry.needs_data else 0,
         seed=seed,
-        protected=protected_groups(graph, only, skip),
+        protected=protected,
     )
 
 
@@ -232,31 +243,69 @@ def _entry(name: str) -> _Entry:
     return _CRITERIA[name]
 
 
-def _check(option: str, given: str | None, allowed: tuple[str, ...]) -> None:
-    if given is not None and given not in allowed:
-        raise OptionError(f"{option} {given!r} is none of {', '.join(allowed)}")
+def _check_options(request: RankRequest) -> None:
+    for option, given, allowed in (
+        ("game", request.game, GAMES),
+        ("value", request.value, tuple(PERFORMANCES)),
+        ("aggregate", request.aggregate, AGGREGATES),
+        ("estimator", request.estimator, ("auto", *available_estimators())),
+    ):
+        if given is not None and given not in allowed:
+            raise OptionError(f"{option} {given!r} is none of {', '.join(allowed)}")
+    if request.budget is not None and request.budget < 1:
+        raise OptionError(f"a budget of {request.budget} is less than 1")
+    if request.seed < 0:
+        raise OptionError(f"seed {request.seed} is negative", hint="seeds count from 0")
+
+
+def _opened(store: StateStore, criterion: str, request: RankRequest) -> Checkpoint:
+    settings = {
+        "criterion": criterion,
+        "game": request.game,
+        "estimator": request.estimator,
+        "value": request.value,
+        "aggregate": request.aggregate,
+        "budget": request.budget,
+        "seed": request.seed,
+        "device": request.device,
+        "the version of torch": torch.__version__,
+    }
+    return store.open(data=request.images.sha256, settings=settings)
 
 
 def _fitting(
-    graph: DependencyGraph, data: CalibrationBatches | None, seed: int
-) -> CalibrationBatches:
-    """Return data of the network's shapes and dtype; synthetic if there is none."""
+    graph: DependencyGraph, data: CalibrationBatches | None, seed: int, *, needed: bool
+) -> CalibrationBatches | None:
+    """Return data of the network's shapes and dtype; synthetic where it is needed and missing."""
     inputs = [x for x in pytree.tree_leaves(graph.example_inputs) if isinstance(x, torch.Tensor)]
     shapes = tuple(tuple(x.shape[1:]) for x in inputs)
     if data is None:
-        if not all(x.is_floating_point() for x in inputs):
-            raise DataError(
-                "the network takes integer inputs, which cannot be made up",
-                hint="give calibration data with --data",
-            )
-        return synthetic(shapes, n_images=SYNTHETIC_IMAGES, dtype=inputs[0].dtype, seed=seed)
-    check_against(data, None, shapes)
+        return _made_up(inputs, shapes, seed) if needed else None
+    check_against(data, _n_classes(graph) if needed and data.has_labels else None, shapes)
     floating = next((x.dtype for x in inputs if x.is_floating_point()), None)
     return data.to(dtype=floating)
 
 
+def _made_up(
+    inputs: Sequence[torch.Tensor], shapes: tuple[tuple[int, ...], ...], seed: int
+) -> CalibrationBatches:
+    if not all(x.is_floating_point() for x in inputs):
+        raise DataError(
+            "the network takes integer inputs, which cannot be made up",
+            hint="give calibration data with --data",
+        )
+    return synthetic(shapes, n_images=SYNTHETIC_IMAGES, dtype=inputs[0].dtype, seed=seed)
+
+
+def _n_classes(graph: DependencyGraph) -> int:
+    with torch.inference_mode():
+        outputs = graph.program.module(*graph.example_inputs)
+    return int(class_logits(pytree.tree_leaves(outputs)).shape[-1])
+
+
 def _check_finite(scored: Scored, criterion: str) -> None:
-    if not np.isfinite(scored.scores).all():
+    errors = np.zeros(0) if scored.stderr is None else scored.stderr
+    if not (np.isfinite(scored.scores).all() and np.isfinite(errors).all()):
         raise DataError(
             f"criterion {criterion!r} gave scores that are not finite",
             hint="look for overflow in the network's outputs on the calibration data",

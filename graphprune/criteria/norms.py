@@ -35,7 +35,7 @@ def _summed_over_producers(graph: DependencyGraph, *, power: int) -> Scores:
         units = graph.parameter_units.get(axis.parameter, {}).get(axis.dim)
         if not axis.produces or units is None:
             continue
-        weights = tensors[axis.parameter].detach().double().abs().pow(power)
+        weights = tensors[axis.parameter].detach().cpu().double().abs().pow(power)
         others = [dim for dim in range(weights.dim()) if dim != axis.dim]
         slices = torch.sum(weights, others).numpy() if others else weights.numpy()
         np.add.at(scores, units[units >= 0], slices[units >= 0])

@@ -52,9 +52,9 @@ def _scored(per_image: Scores) -> Scored:
 
 def _gate_gradients(request: RankRequest) -> Scores:
     """Return minus dL/dg of every unit on every image, (n_images, n_units)."""
-    evaluator = Evaluator(request.graph, request.data, device=request.device)
+    evaluator = Evaluator(request.graph, request.images, device=request.device)
     generator = torch.Generator().manual_seed(request.seed)
-    labelled = request.data.has_labels
+    labelled = request.images.has_labels
     rows = []
     for index, batch in enumerate(evaluator.batches):
         everything = torch.ones(batch.n_images, request.graph.n_units, dtype=torch.bool)
@@ -65,7 +65,7 @@ def _gate_gradients(request: RankRequest) -> Scores:
             generator,
             n_draws=0 if labelled else 1,
         )
-        # At the grand coalition the divergence has no slope: take the drawn label's.
+        # At the grand coalition the divergence has no slope: take the drawn prediction's.
         rows.append(found.slope if labelled else found.score)
         request.progress("gate gradients", index + 1, len(evaluator.batches))
     return torch.cat(rows).double().numpy()

@@ -9,6 +9,7 @@ from graphprune.estimators.base import (
     available,
     create,
     register,
+    scores_of,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "gradients",
     "permutation",
     "register",
+    "scores_of",
 ]

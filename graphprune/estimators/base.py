@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from graphprune.checkpoint import NO_STATE, State
 from graphprune.errors import OptionError
 from graphprune.progress import Progress, silent
 
@@ -21,14 +22,17 @@ class ShapleyEstimate:
 
     Args:
         per_image: Value of every player on every image, (n_images, n_players).
-        stderr: Standard error of the mean over images that sampling coalitions causes,
+        stderr: Standard error of ``values`` that sampling coalitions causes on these images,
             (n_players,); zeros where every coalition was evaluated.
         evaluations: Coalitions evaluated, each on all images.
+        own_coalitions: Every image had coalitions of its own, so that the spread over images tells
+            of the sampling of coalitions too.
     """
 
     per_image: Floats
     stderr: Floats
     evaluations: int
+    own_coalitions: bool = False
 
     @property
     def values(self) -> Floats:
@@ -43,8 +47,16 @@ class Estimator(Protocol):
     Implementations are frozen dataclasses with the fields ``budget`` and ``seed``.
     """
 
-    def estimate(self, game: Any, progress: Progress = silent) -> ShapleyEstimate:
+    def estimate(
+        self, game: Any, progress: Progress = silent, state: State = NO_STATE
+    ) -> ShapleyEstimate:
         """Estimate every player's value.
+
+        Args:
+            game: The game.
+            progress: Told about every step.
+            state: Where to go on from and what to keep, so that an interrupted run can be taken
+                up and ends with the estimate that it would have found.
 
         Raises:
             BudgetError: The budget is too small for this game.
@@ -57,6 +69,20 @@ class Estimator(Protocol):
 AGGREGATES = ("magnitude", "mean", "mean+2std")
 """``magnitude``: mean absolute value per image (signed values of different images cancel);
 ``mean``: the Shapley value itself; ``mean+2std``: the paper's variant for little data."""
+
+
+def scores_of(estimate: ShapleyEstimate, how: str) -> tuple[Floats, Floats]:
+    """Turn an estimate into scores and their standard errors, (n_players,) each.
+
+    The errors say how far a score would move with other calibration images and other draws of
+    coalitions. Where all images share coalitions, the error that these cause in the mean is added;
+    for the other aggregates that is an approximation.
+
+    Raises:
+        OptionError: ``how`` is none of :data:`AGGREGATES`.
+    """
+    scores, stderr = aggregate(estimate.per_image, how)
+    return scores, stderr if estimate.own_coalitions else np.hypot(stderr, estimate.stderr)
 
 
 def aggregate(per_image: Floats, how: str) -> tuple[Floats, Floats]:
@@ -83,14 +109,17 @@ def aggregate(per_image: Floats, how: str) -> tuple[Floats, Floats]:
 _ESTIMATORS: dict[str, Callable[[int | None, int], Estimator]] = {}
 
 
-def register(name: str) -> Callable[[type], type]:
+Registered = TypeVar("Registered", bound=type)
+
+
+def register(name: str) -> Callable[[Registered], Registered]:
     """Register an estimator class with the fields ``budget`` and ``seed``.
 
     Raises:
         OptionError: The name is taken.
     """
 
-    def add(cls: type) -> type:
+    def add(cls: Registered) -> Registered:
         if name in _ESTIMATORS:
             raise OptionError(f"two estimators are called {name!r}")
         _ESTIMATORS[name] = lambda budget, seed: cls(budget=budget, seed=seed)

@@ -1,9 +1,9 @@
 """Decompose a program for ONNX without tracing it again.
 
 ``torch.onnx`` traces every program once more to decompose the few operators that it has no
-translation for; that takes longer than everything else it does. Traced networks contain two such
-operators, batch norm and adaptive average pooling, which are rewritten here node by node. A program
-with others is left to ``torch.onnx``.
+translation for; that takes longer than everything else it does. Common networks contain three such
+operators, batch norm, adaptive average pooling and a squeeze of several dims, which are rewritten
+here node by node. A program with others is left to ``torch.onnx``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 _aten = torch.ops.aten
 
 
-class LoweredProgram(ExportedProgram):  # type: ignore[misc] # torch exports it without types
+class LoweredProgram(ExportedProgram):
     """A program that skips its decomposition where nothing is left to decompose."""
 
     def run_decompositions(
@@ -38,7 +38,10 @@ class LoweredProgram(ExportedProgram):  # type: ignore[misc] # torch exports it 
         table = {} if decomp_table is None else decomp_table
         if decomp_table is not None and _is_plain(self.graph_module, table):
             return self
-        return super().run_decompositions(table or None, decompose_custom_triton_ops)
+        decomposed: ExportedProgram = super().run_decompositions(
+            None if decomp_table is None else dict(table), decompose_custom_triton_ops
+        )
+        return decomposed
 
 
 def lowered(program: ExportedProgram) -> LoweredProgram:
@@ -101,7 +104,23 @@ def _lower_adaptive_pool(node: fx.Node) -> None:
         node.target, node.args = _aten.avg_pool2d.default, (x, windows, windows)
 
 
+def _lower_squeeze(node: fx.Node) -> None:
+    x, dims = node.args
+    assert isinstance(x, fx.Node)
+    assert isinstance(dims, (list, tuple))
+    # From the last dim to the first, so that the places of those still to come stay.
+    rank = x.meta["val"].dim()
+    rest = sorted((dim % rank for dim in dims if isinstance(dim, int)), reverse=True)
+    for dim in rest[:-1]:
+        with node.graph.inserting_before(node):
+            squeezed = node.graph.call_function(_aten.squeeze.dim, (x, dim))
+        squeezed.meta = {**node.meta, "val": x.meta["val"].squeeze(dim)}
+        x = squeezed
+    node.target, node.args = _aten.squeeze.dim, (x, rest[-1])
+
+
 _LOWERINGS: dict[Any, Callable[[fx.Node], None]] = {
     _aten.batch_norm.default: _lower_batch_norm,
     _aten.adaptive_avg_pool2d.default: _lower_adaptive_pool,
+    _aten.squeeze.dims: _lower_squeeze,
 }

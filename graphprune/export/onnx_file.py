@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.onnx import ONNXProgram
 
-from graphprune import __version__
 from graphprune.errors import OptionError, TraceError
 from graphprune.export.lowering import lowered
 from graphprune.export.program import program_of
@@ -144,7 +144,7 @@ def _optimize(model: ir.Model) -> None:
 
 
 def _describe(model: ir.Model, metadata: Mapping[str, str]) -> None:
-    model.metadata_props[f"{METADATA_PREFIX}version"] = __version__
+    model.metadata_props[f"{METADATA_PREFIX}version"] = version("graphprune")
     for key, value in metadata.items():
         model.metadata_props[f"{METADATA_PREFIX}{key.removeprefix(METADATA_PREFIX)}"] = value
     # What torch notes for its own debugging takes more room than the graph itself.

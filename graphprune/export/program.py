@@ -67,10 +67,10 @@ def inputs_for(
 
 
 def save_program(
-    model: PrunedModel,
+    model: nn.Module,
+    example_inputs: tuple[Any, ...] | None,
     path: Path | str,
     *,
-    example_inputs: tuple[Any, ...] | None = None,
     program: ExportedProgram | None = None,
 ) -> None:
     """Write a network to a ``.pt2`` file, whole or not at all.
@@ -80,8 +80,8 @@ def save_program(
 
     Args:
         model: The network; saved in evaluation mode.
+        example_inputs: As for :func:`program_of`; None for a pruned network's own.
         path: The file; it should end in ``.pt2``.
-        example_inputs: As for :func:`program_of`.
         program: What :func:`program_of` made of this network, to save the time.
 
     Raises:

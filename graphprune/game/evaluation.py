@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from graphprune.analysis import result_shapes
 from graphprune.data import Batch, CalibrationBatches
-from graphprune.game.masking import GATES, gated_module, unit_gates
+from graphprune.game.masking import GATES, gated_module, lay_gates, unit_gates
 from graphprune.game.value import Performance, class_logits, log_likelihood, sample_predictions
 from graphprune.graph import DependencyGraph
 
@@ -39,9 +40,13 @@ class SplitNetwork:
 class Evaluator:
     """Runs coalitions of one network on fixed calibration data.
 
+    The network's weights are shared with the traced graph and stay where they are; on another
+    device the evaluator has copies.
+
     Args:
         graph: The network.
-        data: Calibration images; they are cut into batches that fit the memory.
+        data: Calibration images; they are cut into batches that fit the memory, or into those that
+            a network of fixed batch size takes.
         units: The units that may be absent, (n_units,) Bool; all by default.
         device: Where the network is run.
     """
@@ -56,8 +61,9 @@ class Evaluator:
         self.graph = graph
         self.data = data.rebatched(passes_of(graph)).to(device=device)
         self._device = device
-        self._gated = gated_module(graph, units).to(device)
+        self._gated = _without_gradients(gated_module(graph, units)).to(device)
         self._split = split_at_gates(self._gated)
+        self._dtype = _gate_dtype(self._gated)
         self._references: dict[int, Tensor] = {}
 
     @property
@@ -69,6 +75,17 @@ class Evaluator:
     def batches(self) -> tuple[Batch, ...]:
         """The batches in which images are run."""
         return self.data.batches
+
+    @cached_property
+    def per_sample(self) -> bool:
+        """Whether every image of a pass can have a coalition of its own.
+
+        Not where a gate closes what is computed once for the whole batch (a weight made from
+        others), where it is unknown how a tensor holds the batch, and where the batch size is
+        fixed: gradients are then taken image by image, which gives the same and takes longer.
+        """
+        places = (n.args[-1] for n in self._gated.graph.nodes if n.target is lay_gates)
+        return self.graph.program.dynamic_batch and all(place is not None for place in places)
 
     def values(self, coalitions: Tensor, performance: Performance) -> Tensor:
         """Return per-image performances.
@@ -86,13 +103,9 @@ class Evaluator:
         with torch.inference_mode():
             for index, batch in enumerate(self.batches):
                 reference = self.reference(index)
-                border = self._split.prefix(*batch.inputs)
+                border = self._split.prefix(*self._inputs(batch))
                 rows = [
-                    performance(
-                        class_logits(self._split.suffix(self._gates(kept), *border)),
-                        reference,
-                        batch.labels,
-                    )
+                    performance(self._suffix_logits(kept, border, batch), reference, batch.labels)
                     for kept in coalitions
                 ]
                 columns.append(torch.stack(rows).double().cpu())
@@ -102,13 +115,11 @@ class Evaluator:
         """Return the unpruned network's logits on a batch, (images, positions, classes)."""
         if index not in self._references:
             gates = self._gates(torch.ones(self.graph.n_units))
+            batch = self.batches[index]
             with torch.inference_mode():
-                outputs = self._gated(gates, *self.batches[index].inputs)
-            self._references[index] = class_logits(outputs).clone()
+                logits = class_logits(self._gated(gates, *self._inputs(batch)))
+            self._references[index] = logits[: batch.n_images].clone()
         return self._references[index]
-
-    def _gates(self, coalitions: Tensor) -> Tensor:
-        return unit_gates(coalitions).to(self._device)
 
     def gradients(
         self,
@@ -122,26 +133,119 @@ class Evaluator:
 
         Args:
             index: Number of the batch.
-            coalitions: (images, n_units) Bool: each image has a coalition of its own.
+            coalitions: (images, n_units), each image has a coalition of its own: Bool, or how far
+                each gate is open in [0, 1].
             performance: What outputs are worth.
             generator: Draws predictions of the unpruned network for the Fisher term.
             n_draws: How many predictions to draw per image.
         """
-        batch = self.batches[index]
         # A clone outside inference mode: autograd may save it.
         reference = self.reference(index).clone()
-        gates = self._gates(coalitions).requires_grad_()
-        logits = class_logits(self._gated(gates, *batch.inputs))
-        worth = performance(logits, reference, batch.labels).sum()
-        (slope,) = torch.autograd.grad(worth, gates, retain_graph=n_draws > 0)
-        squares, score = torch.zeros_like(slope), torch.zeros_like(slope)
-        for draw in range(n_draws):
-            drawn = sample_predictions(reference, generator)
-            likelihood = log_likelihood(logits, drawn).sum()
-            last = draw == n_draws - 1
-            (score,) = torch.autograd.grad(likelihood, gates, retain_graph=not last)
-            squares += score.square() / n_draws
-        return GateGradients(*(found[:, :-1].detach().cpu() for found in (slope, squares, score)))
+        drawn = [sample_predictions(reference, generator) for _ in range(n_draws)]
+        task = _Task(performance, reference, self.batches[index].labels, tuple(drawn))
+        if self.per_sample:
+            gates = self._gates(coalitions).requires_grad_()
+            logits = class_logits(self._gated(gates, *self._inputs(self.batches[index])))
+            return _differentiate(logits, gates, task)
+        return _stacked(
+            [
+                self._gradient_of_one(self.batches[index], place, gates, task.only(place))
+                for place, gates in enumerate(coalitions)
+            ]
+        )
+
+    def _gradient_of_one(
+        self, batch: Batch, place: int, coalition: Tensor, task: _Task
+    ) -> GateGradients:
+        """Differentiate one image with a coalition that all of a pass share."""
+        one = slice(place, place + 1)
+        gates = self._gates(coalition).requires_grad_()
+        if self.graph.program.dynamic_batch:
+            logits = class_logits(self._gated(gates, *(x[one] for x in batch.inputs)))
+        else:
+            logits = class_logits(self._gated(gates, *self._inputs(batch)))[one]
+        return _differentiate(logits, gates, task)
+
+    def _suffix_logits(self, kept: Tensor, border: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        return class_logits(self._split.suffix(self._gates(kept), *border))[: batch.n_images]
+
+    def _gates(self, coalitions: Tensor) -> Tensor:
+        return unit_gates(coalitions, self._dtype).to(self._device)
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return a batch's inputs, filled up by its first image where the batch size is fixed."""
+        missing = 0 if self.graph.program.dynamic_batch else self.graph.batch_size - batch.n_images
+        if not missing:
+            return batch.inputs
+        return tuple(
+            torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) for x in batch.inputs
+        )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is differentiated: performance and likelihood of some images' outputs."""
+
+    performance: Performance
+    reference: Tensor
+    labels: Tensor | None
+    drawn: tuple[Tensor, ...]
+
+    def only(self, place: int) -> _Task:
+        """Return the task of one image."""
+        one = slice(place, place + 1)
+        labels = None if self.labels is None else self.labels[one]
+        drawn = tuple(each[one] for each in self.drawn)
+        return _Task(self.performance, self.reference[one], labels, drawn)
+
+
+def _differentiate(logits: Tensor, gates: Tensor, task: _Task) -> GateGradients:
+    worth = task.performance(logits, task.reference, task.labels).sum()
+    slope = _derivative(worth, gates, again=bool(task.drawn))
+    squares, score = torch.zeros_like(slope), torch.zeros_like(slope)
+    for draw, drawn in enumerate(task.drawn, 1):
+        likelihood = log_likelihood(logits, drawn).sum()
+        score = _derivative(likelihood, gates, again=draw < len(task.drawn))
+        squares += score.square() / len(task.drawn)
+    found = (x.reshape(len(logits), -1)[:, :-1].cpu() for x in (slope, squares, score))
+    return GateGradients(*found)
+
+
+def _derivative(value: Tensor, gates: Tensor, *, again: bool) -> Tensor:
+    """Differentiate; zeros where nothing depends on a gate (a network without units)."""
+    if not value.requires_grad:
+        return torch.zeros_like(gates)
+    (found,) = torch.autograd.grad(
+        value, gates, retain_graph=again, allow_unused=True, materialize_grads=True
+    )
+    return found
+
+
+def _stacked(rows: list[GateGradients]) -> GateGradients:
+    return GateGradients(
+        slope=torch.cat([row.slope for row in rows]),
+        squares=torch.cat([row.squares for row in rows]),
+        score=torch.cat([row.score for row in rows]),
+    )
+
+
+def _without_gradients(module: fx.GraphModule) -> fx.GraphModule:
+    """Give a module parameters of its own that share storage and ask for no gradient.
+
+    Moving it to another device then leaves the traced weights where they are, and a backward pass
+    computes gradients of gates only.
+    """
+    for name, parameter in list(module.named_parameters()):
+        owner, _, attribute = name.rpartition(".")
+        own = nn.Parameter(parameter.detach(), requires_grad=False)
+        setattr(module.get_submodule(owner), attribute, own)
+    return module
+
+
+def _gate_dtype(module: nn.Module) -> torch.dtype:
+    """Gates are single precision, or double in networks that are."""
+    doubles = any(parameter.dtype == torch.float64 for parameter in module.parameters())
+    return torch.float64 if doubles else torch.float32
 
 
 @dataclass(frozen=True)
@@ -162,6 +266,8 @@ class GateGradients:
 
 def passes_of(graph: DependencyGraph) -> int:
     """Return how many images one differentiated pass may hold."""
+    if not graph.program.dynamic_batch:
+        return graph.batch_size
     per_image = 0
     for node in graph.program.module.graph.nodes:
         shapes = result_shapes(node) if node.op == "call_function" else None
@@ -194,15 +300,16 @@ def _depends_on_gates(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _prefix(gated: fx.GraphModule, border: list[fx.Node]) -> fx.GraphModule:
-    graph, copied = fx.Graph(), {}
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
     for node in _needed_for(border, gated.graph):
         copied[node] = graph.node_copy(node, copied.__getitem__)
     graph.output(tuple(copied[node] for node in border))
-    graph.eliminate_dead_code(lambda node: node.op != "placeholder")
     return fx.GraphModule(gated, graph, "Prefix")
 
 
 def _needed_for(border: list[fx.Node], graph: fx.Graph) -> Iterator[fx.Node]:
+    """Yield what computes the border, and all inputs, so that the signature stays."""
     needed = set(border)
     for node in reversed(graph.nodes):
         if node in needed:
@@ -212,19 +319,13 @@ def _needed_for(border: list[fx.Node], graph: fx.Graph) -> Iterator[fx.Node]:
             yield node
 
 
-def _suffix(
-    gated: fx.GraphModule, border: list[fx.Node], depends: set[fx.Node]
-) -> fx.GraphModule:
-    graph, copied = fx.Graph(), {}
-    for node in gated.graph.nodes:
-        if node.target == GATES:
-            copied[node] = graph.placeholder(GATES)
+def _suffix(gated: fx.GraphModule, border: list[fx.Node], depends: set[fx.Node]) -> fx.GraphModule:
+    graph = fx.Graph()
+    copied = {node: graph.placeholder(GATES) for node in gated.graph.nodes if node.target == GATES}
     for place, node in enumerate(border):
         copied[node] = graph.placeholder(f"border_{place}")
     for node in gated.graph.nodes:
-        if node in copied:
-            continue
-        if node in depends or node.op == "get_attr":
+        read = node.op == "get_attr" and any(user in depends for user in node.users)
+        if node not in copied and (node in depends or read):
             copied[node] = graph.node_copy(node, copied.__getitem__)
-    graph.eliminate_dead_code(lambda node: node.op not in ("placeholder", "output"))
     return fx.GraphModule(gated, graph, "Suffix")

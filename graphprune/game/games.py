@@ -10,10 +10,10 @@ from torch import Tensor
 
 from graphprune.cost import CostModel
 from graphprune.data import CalibrationBatches
-from graphprune.errors import DataError
+from graphprune.errors import DataError, OptionError
 from graphprune.game.evaluation import Evaluator, GateGradients
-from graphprune.game.value import NEEDS_LABELS, Performance, performance_named
-from graphprune.graph import DependencyGraph
+from graphprune.game.value import NEEDS_LABELS, STEPWISE, Performance, performance_named
+from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import PruningGroup
 
 
@@ -87,7 +87,10 @@ class NetworkGame:
         self.evaluations = 0
         self.graph = graph
         self.needed = graph.needed
-        self.macs = CostModel(graph).marginal("macs")
+        self._costs = CostModel(graph)
+        self._macs = self._costs.total(graph.all_kept()).macs
+        self.macs = self._costs.marginal("macs")
+        self._value = value
         self._performance = _checked_performance(value, data)
         self._evaluator = Evaluator(graph, data, device=device)
 
@@ -97,9 +100,18 @@ class NetworkGame:
         return self._evaluator.n_images
 
     @property
+    def per_sample(self) -> bool:
+        """Whether gradients run in whole batches, see :attr:`Evaluator.per_sample`."""
+        return self._evaluator.per_sample
+
+    @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Number of images in each batch that gradients are taken on."""
         return tuple(batch.n_images for batch in self._evaluator.batches)
+
+    def removed_macs(self, kept: Kept) -> float:
+        """Return the share of multiply-accumulates that a coalition (n_players,) lacks."""
+        return 1.0 - self._costs.total(kept).macs / max(self._macs, 1)
 
     def values(self, coalitions: Tensor) -> Tensor:
         """Return (n_coalitions, n_images) float64 for (n_coalitions, n_players) Bool."""
@@ -109,7 +121,16 @@ class NetworkGame:
     def gradients(
         self, batch: int, coalitions: Tensor, generator: torch.Generator, n_draws: int
     ) -> GateGradients:
-        """Differentiate one batch with respect to all gates, see :meth:`Evaluator.gradients`."""
+        """Differentiate one batch with respect to all gates, see :meth:`Evaluator.gradients`.
+
+        Raises:
+            OptionError: The performance changes in steps only.
+        """
+        if self._value in STEPWISE:
+            raise OptionError(
+                f"value {self._value!r} changes in steps, so it has no gate gradients",
+                hint="use --value kl or cross-entropy, or --game group",
+            )
         return self._evaluator.gradients(
             batch, coalitions, self._performance, generator, n_draws
         )

@@ -46,11 +46,13 @@ class MaskedNetwork(nn.Module):
         # The network owns its weights, so that casting it leaves the traced ones alone.
         self.network = copy.deepcopy(gated_module(graph, absent)).eval()
         self.register_buffer("gates", unit_gates(torch.from_numpy(~absent)))
-        self._unflatten = graph.unflatten_outputs
+        # Not a method of the graph: copies of the network would take the whole graph along.
+        self._structure = graph.output_structure
 
     def forward(self, *inputs: Any) -> Any:
         """Return what the model returns, with the masked units absent."""
-        return self._unflatten(self.network(self.gates, *pytree.tree_leaves(inputs)))
+        flat = self.network(self.gates, *pytree.tree_leaves(inputs))
+        return pytree.tree_unflatten(list(flat), self._structure)
 
 
 def mask_network(graph: DependencyGraph, kept: Kept) -> MaskedNetwork:
@@ -81,12 +83,10 @@ def unit_gates(kept: Tensor, dtype: torch.dtype = torch.float32) -> UnitGates:
 
 
 Place = tuple[int, int, int]
-"""Where a tensor holds the batch: dim, outer and repeats of a ``BatchPlace`` (fx stores no records)."""
+"""Dim, outer and repeats of a ``BatchPlace``, as a tuple because fx stores no records."""
 
 
-def lay_gates(
-    gates: UnitGates, index: Tensor, rank: int, dim: int, place: Place | None
-) -> Tensor:
+def lay_gates(gates: UnitGates, index: Tensor, rank: int, dim: int, place: Place | None) -> Tensor:
     """Lay unit gates along one axis of a tensor, ready to multiply.
 
     Args:
@@ -126,7 +126,7 @@ def lay_folded_gates(gates: UnitGates, index: Tensor, x: Tensor, place: Place) -
     values = gates.index_select(-1, index).unflatten(-1, (outer, repeats))
     batch = x.shape[dim] // index.numel()
     shared = values.dim() == 2
-    laid = values[:, None].expand(-1, batch, -1) if shared else values.transpose(0, 1)
+    laid: Tensor = values[:, None].expand(-1, batch, -1) if shared else values.transpose(0, 1)
     return laid.reshape([-1 if k == dim else 1 for k in range(x.dim())])
 
 
@@ -145,7 +145,8 @@ def shared_gates(values: Tensor) -> Tensor:
             "once for the whole batch",
             hint="evaluate one coalition at a time",
         )
-    return values.mean(0)
+    mean: Tensor = values.mean(0)
+    return mean
 
 
 def apply_gate(x: Tensor, gate: Tensor) -> Tensor:
@@ -219,9 +220,7 @@ class _Gating:
             for dim, units in along.items():
                 laid = self._lay(source, dim, units)
                 mask = (
-                    laid
-                    if mask is None
-                    else self._new.call_function(multiply_masks, (mask, laid))
+                    laid if mask is None else self._new.call_function(multiply_masks, (mask, laid))
                 )
         count = len(made.target._schema.arguments)  # type: ignore[union-attr]
         arguments = tuple(argument(made, position) for position in range(count))

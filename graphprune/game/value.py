@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -59,6 +60,10 @@ PERFORMANCES: dict[str, Performance] = {
 """Performances by the name that ``--value`` takes."""
 
 NEEDS_LABELS = frozenset({"cross-entropy", "accuracy"})
+"""Performances that compare with labels."""
+
+STEPWISE = frozenset({"accuracy"})
+"""Performances whose derivative is zero wherever it exists, so that gradients say nothing."""
 
 
 def performance_named(name: str) -> Performance:
@@ -75,22 +80,25 @@ def performance_named(name: str) -> Performance:
 def class_logits(outputs: Sequence[object]) -> Tensor:
     """Return the network's first tensor output as (images, positions, classes).
 
-    Images of rank 4 and more have their classes in dim 1 (segmentation), sequences in the last.
+    Outputs of rank 4 and more have their classes in dim 1 (segmentation), sequences in the last.
+    Half precision is raised to single.
 
     Raises:
         ModelError: No output is a floating tensor with a class dim.
     """
     for output in outputs:
         if isinstance(output, Tensor) and output.is_floating_point() and output.dim() >= 2:
-            if output.dim() == 2:
-                return output.unsqueeze(1)
-            if output.dim() == 3:
-                return output
-            return output.flatten(2).transpose(1, 2)
+            return _as_positions(output if output.dtype.itemsize >= 4 else output.float())
     raise ModelError(
         "the network returns no tensor of predictions (images, classes)",
         hint="rank with a criterion that looks at weights only, e.g. --criterion l2",
     )
+
+
+def _as_positions(output: Tensor) -> Tensor:
+    if output.dim() == 2:
+        return output.unsqueeze(1)
+    return output if output.dim() == 3 else output.flatten(2).transpose(1, 2)
 
 
 def sample_predictions(reference: Tensor, generator: torch.Generator) -> Tensor:
@@ -104,8 +112,13 @@ def sample_predictions(reference: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def log_likelihood(logits: Tensor, drawn: Tensor) -> Tensor:
-    """Return the log-likelihood of drawn predictions, (images,), mean over positions."""
+    """Return the log-likelihood of drawn predictions, (images,), divided by ``sqrt(positions)``.
+
+    Positions are drawn independently, so that with this divisor the squared derivative is, on
+    average, the Fisher information of the *mean* over positions, as :func:`minus_kl` takes it.
+    """
     if logits.shape[-1] == 1:
-        return -0.5 * (logits - drawn).square().mean((1, 2))
-    logs = logits.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
-    return logs.mean(1)
+        logs = -0.5 * (logits - drawn).square().squeeze(-1)
+    else:
+        logs = logits.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+    return logs.sum(1) / math.sqrt(logs.shape[1])

@@ -65,9 +65,7 @@ def _bundles_sharing_dims(contributions: list[_Contribution]) -> list[list[_Cont
     return [members for _, members in bundles]
 
 
-def _merge_bundle(
-    coupler: Coupler, bundle: list[_Contribution], sizes: list[Shape]
-) -> Factor:
+def _merge_bundle(coupler: Coupler, bundle: list[_Contribution], sizes: list[Shape]) -> Factor:
     dims = frozenset().union(*(item.dims for item in bundle))
     base = min(bundle, key=lambda item: (len(item.dims), item.factor.size))
     for item in bundle:
@@ -180,9 +178,7 @@ def _join(coupler: Coupler, values: Sequence[Value], dim: int, rank: int) -> Fac
     )
     return np.concatenate(
         [
-            np.broadcast_to(
-                part, [part.shape[k] if k == dim else beside[k] for k in range(rank)]
-            )
+            np.broadcast_to(part, [part.shape[k] if k == dim else beside[k] for k in range(rank)])
             for part in parts
         ],
         dim,

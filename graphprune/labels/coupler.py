@@ -11,7 +11,7 @@ import numpy as np
 from graphprune.labels.value import Factor, Value
 
 ArgumentPath = tuple[int, ...]
-"""Where an input stands in an op's arguments: position, then the position in a list if it is one."""
+"""Where an input stands in an op's arguments: position, then the position in its list, if any."""
 
 MaskedKernel = Callable[..., Any]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,12 @@ CLOSURE = "(shape)"
 """Op name of the couplings that the rectangular closure adds."""
 
 
+Key = TypeVar("Key", bound=Hashable)
+"""What names a tensor."""
+
+
 @dataclass(frozen=True)
-class Solution:
+class Solution(Generic[Key]):
     """Classes of atoms.
 
     Args:
@@ -40,11 +45,11 @@ class Solution:
 
     class_of: Classes
     n_classes: int
-    axes: Mapping[Hashable, Mapping[int, Classes]]
+    axes: Mapping[Key, Mapping[int, Classes]]
     pins: Mapping[int, tuple[Pin, ...]]
 
 
-def solve(reports: Reports, values: Mapping[Hashable, Value]) -> Solution:
+def solve(reports: Reports, values: Mapping[Key, Value]) -> Solution[Key]:
     """Solve the reports of all rules.
 
     Args:

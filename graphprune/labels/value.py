@@ -145,4 +145,4 @@ def _reshape_factor(factor: Factor, old: Shape, new: Shape, runs: list[Segment])
 def drop_dim(value: Value, dim: int) -> Value:
     """Remove a dim of size 1."""
     shape = value.shape[:dim] + value.shape[dim + 1 :]
-    return Value(shape, tuple(f.take(0, dim) for f in value.factors), value.constant)
+    return Value(shape, tuple(f.take([0], dim).squeeze(dim) for f in value.factors), value.constant)

@@ -123,26 +123,26 @@ def _align(value: Value, term: str, letters: list[str]) -> Value:
     return ordered
 
 
-def _report_einsum(
-    call: OpCall, inputs: list[str], output: str, operands: list[Value]
-) -> None:
+def _report_einsum(call: OpCall, inputs: list[str], output: str, operands: list[Value]) -> None:
     gated = next((k for k, value in enumerate(operands) if not value.constant), 0)
-    for dim, letter in enumerate(inputs[gated]):
-        if letter not in output:
-            call.coupler.gate((1, gated), dim)
     for k, (term, value) in enumerate(zip(inputs, operands, strict=True)):
         others = "".join(inputs[:k] + inputs[k + 1 :])
-        # Letters summed over one operand alone need their own zeros there.
         for dim, letter in enumerate(term):
-            if k != gated and letter not in output and letter not in others:
+            # Letters summed over one operand alone need their own zeros there.
+            if letter not in output and (k == gated or letter not in others):
                 call.coupler.gate((1, k), dim)
-            if not value.constant:
-                continue
-            for factor in value.along(dim):
-                report = call.coupler.consume if letter not in output else call.coupler.produce
-                if letter in output and letter in others:
-                    continue
-                report(factor)
+        if value.constant:
+            _report_roles(call, term, output, others, value)
+
+
+def _report_roles(call: OpCall, term: str, output: str, others: str, weight: Value) -> None:
+    """A weight consumes the letters that are summed and produces those that it alone has."""
+    for dim, letter in enumerate(term):
+        for factor in weight.along(dim):
+            if letter not in output:
+                call.coupler.consume(factor)
+            elif letter not in others:
+                call.coupler.produce(factor)
 
 
 @rule("aten.embedding.default")

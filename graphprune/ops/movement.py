@@ -102,13 +102,20 @@ def transposing(call: OpCall) -> Value:
     return permute(value, order)
 
 
-@rule("aten.t.default", "aten.numpy_T.default", "aten.mT.default")
+@rule("aten.t.default", "aten.numpy_T.default")
 def reversing(call: OpCall) -> Value:
-    """Transpose a matrix."""
+    """Reverse the order of the dims."""
     value = call.value(0)
-    if value.rank > 2:
-        raise UnsupportedCall(f"transpose of a tensor of rank {value.rank}")
     return permute(value, range(value.rank)[::-1])
+
+
+@rule("aten.mT.default", "aten.adjoint.default")
+def transposing_matrices(call: OpCall) -> Value:
+    """Swap the last two dims."""
+    value = call.value(0)
+    order = list(range(value.rank))
+    order[-2:] = reversed(order[-2:])
+    return permute(value, order)
 
 
 @rule("aten.movedim.int", "aten.movedim.intlist")
@@ -197,9 +204,7 @@ def rewrite_slice(resize: Resize) -> None:
         return
     span = range(before[dim])[resize.argument(2) : resize.argument(3)]
     first, last = _bounds(kept, span)
-    resize.retarget(
-        torch.ops.aten.slice.Tensor, (resize.tensor(0), dim, first, last)
-    )
+    resize.retarget(torch.ops.aten.slice.Tensor, (resize.tensor(0), dim, first, last))
 
 
 def _bounds(kept: Kept, span: range) -> tuple[int, int]:
@@ -290,9 +295,7 @@ def rewrite_split(resize: Resize) -> None:
         first, last = _bounds(kept, range(start, start + size))
         sizes.append(last - first)
         start += size
-    resize.retarget(
-        torch.ops.aten.split_with_sizes.default, (resize.tensor(0), sizes, dim)
-    )
+    resize.retarget(torch.ops.aten.split_with_sizes.default, (resize.tensor(0), sizes, dim))
 
 
 def _part_sizes(resize: Resize, dim: int) -> list[int]:
@@ -381,14 +384,16 @@ def padding(call: OpCall) -> Value:
     widths = [int(width) for width in call.get(1)]
     constant = call.get(2, "constant") not in ("reflect", "replicate", "circular")
     value = call.value(0)
+    sides = {
+        value.rank - 1 - place: (widths[2 * place], widths[2 * place + 1])
+        for place in range(len(widths) // 2)
+    }
     factors = []
-    for factor in value.factors:
-        for place in range(len(widths) // 2):
-            dim = value.rank - 1 - place
-            left, right = widths[2 * place : 2 * place + 2]
-            if factor.shape[dim] == 1 or (left, right) == (0, 0):
-                continue
-            if not constant:
+    for whole in value.factors:
+        factor = whole
+        for dim in varying(whole):
+            left, right = sides.get(dim, (0, 0))
+            if (left, right) != (0, 0) and not constant:
                 raise UnsupportedCall("a prunable axis is padded with its own values")
             factor = _pad_factor(call, factor, dim, left, right)
         factors.append(factor)
@@ -441,4 +446,3 @@ def flipping(call: OpCall) -> Value:
     value = call.value(0)
     dims = call.dims(1, value.rank)
     return Value(call.shape, tuple(np.flip(factor, dims) for factor in value.factors))
-

@@ -183,9 +183,7 @@ def log_softmax(call: OpCall) -> Value:
     return call.like(value)
 
 
-def masked_softmax(
-    mask: Tensor, x: Tensor, dim: int, dtype: torch.dtype | None = None
-) -> Tensor:
+def masked_softmax(mask: Tensor, x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Softmax over kept entries only."""
     return F.softmax(x.masked_fill(mask == 0, -torch.inf), dim, dtype=dtype)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from graphprune.labels.algebra import reduce
+from graphprune.labels.coupler import MaskedKernel
 from graphprune.labels.value import Value
 from graphprune.ops.normalization import kept_mean
 from graphprune.ops.registry import OpCall, UnsupportedCall, rule
@@ -108,9 +109,7 @@ def _norm(call: OpCall, order: float, dims: tuple[int, ...]) -> Value:
 def variance(call: OpCall) -> Value:
     """Variance or standard deviation: absent slices do not count."""
     dims = _reduced(call)
-    kernel = masked_var if call.name.startswith("aten.var") else masked_std
-    if call.name.endswith(".dim"):
-        kernel = masked_var_dim if call.name.startswith("aten.var") else masked_std_dim
+    kernel = _VARIANCES[call.name]
     call.coupler.statistic((0,), dims, kernel)
     return _reduce(call, call.value(0), dims)
 
@@ -258,3 +257,11 @@ def masked_std_dim(
 ) -> Tensor:
     """Standard deviation over the kept elements, by the older overload."""
     return masked_std(mask, x, dims, float(unbiased), keepdim)
+
+
+_VARIANCES: dict[str, MaskedKernel] = {
+    "aten.var.correction": masked_var,
+    "aten.std.correction": masked_std,
+    "aten.var.dim": masked_var_dim,
+    "aten.std.dim": masked_std_dim,
+}

@@ -1,0 +1,243 @@
+"""Checkpoints: what long work has found so far, so that it can be taken up again.
+
+The state of a run is one ``.npz`` file, written whole or not at all, and not more often than every
+two seconds. It names what it was made from: the model, the data and all settings. A run that takes
+it up must be made from the same, and then ends with exactly what the uninterrupted run would have
+found. Parts of the work (the groups of a network, say) keep their states side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from graphprune.errors import ArtifactError
+from graphprune.files import replacing
+
+FORMAT = "graphprune/state/1"
+
+EVERY = 2.0
+"""Seconds between two writes."""
+
+MAX_SHARE = 0.05
+"""Largest share of the time that writing may take; large states are written less often."""
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+_IDENTITY = "identity"
+_SEPARATOR = "|"
+
+
+class State(Protocol):
+    """Where one part of the work keeps what it has found."""
+
+    def load(self, like: Arrays) -> Arrays | None:
+        """Return the arrays last written by the run that is taken up; None if there are none.
+
+        Args:
+            like: Arrays of the names, shapes and dtypes that are expected.
+        """
+
+    def save(self, arrays: Arrays) -> None:
+        """Offer everything needed to go on from here; it is written if it is time to."""
+
+
+@dataclass(frozen=True)
+class NoState:
+    """Keeps nothing."""
+
+    def load(self, like: Arrays) -> Arrays | None:
+        """Return nothing."""
+        return None
+
+    def save(self, arrays: Arrays) -> None:
+        """Keep nothing."""
+
+
+NO_STATE = NoState()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateStore:
+    """The file that holds the state of a run.
+
+    Args:
+        path: The file.
+        model: Hash of the model.
+        resume: Take up what the file holds; else the file is replaced by the first write.
+        every: Seconds between two writes.
+    """
+
+    path: Path
+    model: str
+    resume: bool = False
+    every: float = EVERY
+
+    def open(self, *, data: str, settings: Mapping[str, object]) -> Checkpoint:
+        """Return the state of a run made from this model, these data and settings.
+
+        Args:
+            data: Hash of the calibration data.
+            settings: Everything else that the result depends on.
+
+        Raises:
+            ArtifactError: The file is damaged, or was made from something else; says which.
+        """
+        identity = {
+            "format": FORMAT,
+            "model": self.model,
+            "data": data,
+            **{name: str(value) for name, value in settings.items()},
+        }
+        found = self._read(identity) if self.resume and self.path.exists() else {}
+        return Checkpoint(self.path, identity, found, self.every)
+
+    def clear(self) -> None:
+        """Delete the file: the work is done."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self, identity: Mapping[str, str]) -> dict[str, Arrays]:
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            recorded = json.loads(str(arrays.pop(_IDENTITY)))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ArtifactError(
+                f"{self.path} is damaged: {error}", hint="start anew, without --resume"
+            ) from error
+        self._check(recorded, identity)
+        parts: dict[str, dict[str, npt.NDArray[np.generic]]] = {}
+        for name, array in arrays.items():
+            part, _, key = name.rpartition(_SEPARATOR)
+            parts.setdefault(part, {})[key] = array
+        return dict(parts)
+
+    def _check(self, recorded: object, identity: Mapping[str, str]) -> None:
+        if not isinstance(recorded, dict) or recorded.get("format") != FORMAT:
+            found = recorded.get("format") if isinstance(recorded, dict) else recorded
+            raise ArtifactError(
+                f"{self.path} has format {found!r}, this version reads {FORMAT!r}",
+                hint="start anew, without --resume",
+            )
+        for name in sorted({*recorded, *identity}):
+            before, now = recorded.get(name), identity.get(name)
+            if before != now:
+                raise ArtifactError(
+                    f"{self.path} cannot be taken up: {_difference(name, before, now)}",
+                    hint="use what the interrupted run used, or start anew, without --resume",
+                )
+
+
+def _difference(name: str, before: object, now: object) -> str:
+    if name == "model":
+        return "the model has changed since"
+    if name == "data":
+        return "the calibration data have changed since"
+    return f"{name} was {before} and is {now}"
+
+
+@dataclass
+class Checkpoint:
+    """The state of one run, in parts.
+
+    Args:
+        path: Where it is written; None for nowhere.
+        identity: What the run is made from.
+        parts: Arrays by part and name.
+        every: Seconds between two writes.
+        clock: Tells the time in seconds.
+    """
+
+    path: Path | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
+    parts: dict[str, Arrays] = field(default_factory=dict)
+    every: float = EVERY
+    clock: Callable[[], float] = time.monotonic
+    _due: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._due = self.clock() + self.every
+
+    def part(self, name: str) -> Part:
+        """Return the state of one part of the work."""
+        return Part(self, name)
+
+    def get(self, name: str, like: Arrays) -> Arrays | None:
+        """Return the arrays of a part, if it has any.
+
+        Raises:
+            ArtifactError: They are not like those expected.
+        """
+        found = self.parts.get(name)
+        if found is not None and _layout(found) != _layout(like):
+            raise ArtifactError(
+                f"{self.path} is damaged: the state of {name!r} does not fit this run",
+                hint="start anew, without --resume",
+            )
+        return found
+
+    def write_if_due(self, parts: Mapping[str, Arrays]) -> None:
+        """Write ``parts``, unless the last write was just now.
+
+        What is written is a copy, so the arrays may change under the next step.
+        """
+        if self.path is None or self.clock() < self._due:
+            return
+        start = self.clock()
+        _write(self.path, self.identity, parts)
+        took = self.clock() - start
+        self._due = self.clock() + (max(self.every, took / MAX_SHARE) if self.every else 0.0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The state of one part of the work: what is known so far, or its result.
+
+    Args:
+        checkpoint: The state of the whole run.
+        name: The part.
+    """
+
+    checkpoint: Checkpoint
+    name: str
+
+    def load(self, like: Arrays) -> Arrays | None:
+        """Return the arrays last written by the run that is taken up; None if there are none."""
+        return self.checkpoint.get(f"work on {self.name}", like)
+
+    def save(self, arrays: Arrays) -> None:
+        """Offer everything needed to go on from here; it is written if it is time to."""
+        self.checkpoint.write_if_due({**self.checkpoint.parts, f"work on {self.name}": arrays})
+
+    def result(self, like: Arrays) -> Arrays | None:
+        """Return the part's result, if the run that is taken up got that far."""
+        return self.checkpoint.get(f"result of {self.name}", like)
+
+    def finish(self, arrays: Arrays) -> None:
+        """Keep the part's result in place of what led to it."""
+        self.checkpoint.parts.pop(f"work on {self.name}", None)
+        self.checkpoint.parts[f"result of {self.name}"] = dict(arrays)
+        self.checkpoint.write_if_due(self.checkpoint.parts)
+
+
+def _layout(arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+
+
+def _write(path: Path, identity: Mapping[str, str], parts: Mapping[str, Arrays]) -> None:
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        f"{part}{_SEPARATOR}{key}": array
+        for part, listed in parts.items()
+        for key, array in listed.items()
+    }
+    arrays[_IDENTITY] = np.array(json.dumps(dict(identity)))
+    with replacing(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, allow_pickle=False, **arrays)

@@ -1,0 +1,54 @@
+"""The page: ``report.html``, which needs no network and no script."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import jinja2
+
+from graphprune.artifacts import ManifestFile, PlanFile, RankingFile, RunFolder
+from graphprune.files import write_text
+from graphprune.report.view import view_of
+
+_TEMPLATE = "report.html"
+
+
+def write_report(
+    folder: RunFolder, manifest: ManifestFile, plan: PlanFile, ranking: RankingFile
+) -> None:
+    """Write ``report.html`` into a run's folder, whole or not at all.
+
+    Args:
+        folder: Where to.
+        manifest: How the files came about, and whether they passed validation.
+        plan: What was removed.
+        ranking: The scores it was removed by.
+
+    Raises:
+        ArtifactError: The file cannot be written, or ``ranking`` scores other groups than ``plan``.
+    """
+    write_text(folder.report, render(manifest, plan, ranking))
+
+
+def render(manifest: ManifestFile, plan: PlanFile, ranking: RankingFile) -> str:
+    """Return the page as HTML.
+
+    Names come from the user's files, so everything is escaped; the page also forbids itself to load
+    or run anything.
+
+    Raises:
+        ArtifactError: ``ranking`` scores other groups than ``plan``.
+    """
+    return _environment().get_template(_TEMPLATE).render(run=view_of(manifest, plan, ranking))
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,17 @@
+"""Verify: prove, number by number, that several forms of one network compute the same function."""
+
+from graphprune.verify.cases import Settings
+from graphprune.verify.precision import as_double
+from graphprune.verify.report import Check, ValidationReport, raise_for
+from graphprune.verify.validation import validate
+from graphprune.verify.weights import same_weights
+
+__all__ = [
+    "Check",
+    "Settings",
+    "ValidationReport",
+    "as_double",
+    "raise_for",
+    "same_weights",
+    "validate",
+]

@@ -1,0 +1,111 @@
+"""onnxruntime: a session that says which provider it really uses."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from graphprune.errors import ArtifactError, OptionError
+
+PROVIDERS = ("auto", "cpu", "cuda")
+
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_ERROR, _FATAL = 3, 4
+"""onnxruntime's log levels: what is said less loudly than this is not said at all."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An ONNX file ready to run.
+
+    Args:
+        session: The onnxruntime session.
+        asked: The provider asked for: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    session: Any
+    asked: str
+
+    @property
+    def uses_cuda(self) -> bool:
+        """Whether it really runs on a GPU; onnxruntime falls back to the CPU in silence."""
+        return _CUDA in self.session.get_providers()
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs, in order."""
+        return [output.name for output in self.session.get_outputs()]
+
+    def run(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """Run it on flat inputs.
+
+        Raises:
+            RuntimeError: onnxruntime refuses them.
+        """
+        names = [given.name for given in self.session.get_inputs()]
+        if len(names) != len(leaves):
+            raise RuntimeError(f"the file takes {len(names)} inputs, the network {len(leaves)}")
+        if any(leaf.dtype == torch.bfloat16 for leaf in leaves):
+            raise RuntimeError("onnxruntime's Python interface takes no bfloat16 inputs")
+        values = [leaf.detach().cpu().numpy() for leaf in leaves]
+        made = self.session.run(None, dict(zip(names, values, strict=True)))
+        return [torch.from_numpy(np.asarray(value)) for value in made]
+
+
+def open_session(path: Path, provider: str) -> Session:
+    """Open an ONNX file.
+
+    Args:
+        path: The file.
+        provider: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is a GPU.
+
+    Raises:
+        OptionError: There is no such provider.
+        ArtifactError: The file is missing, damaged or no ONNX file.
+    """
+    if provider not in PROVIDERS:
+        raise OptionError(f"provider {provider!r} is none of {', '.join(PROVIDERS)}")
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}", hint="export the network first")
+    try:
+        return Session(_session(path, _wanted(provider)), provider)
+    except Exception as error:  # onnxruntime's errors have no common base
+        text = " ".join(str(error).split())
+        lacks = "NOT_IMPLEMENTED" in text
+        raise ArtifactError(
+            f"onnxruntime cannot read {path}: {text[:300]}",
+            hint="this provider lacks an operator in the network's dtype; export it in float32"
+            if lacks
+            else "it is damaged or no ONNX file; export the network again",
+        ) from error
+
+
+def _wanted(provider: str) -> list[Any]:
+    has_cuda = _CUDA in onnxruntime.get_available_providers()
+    wants_cuda = provider == "cuda" or (provider == "auto" and torch.cuda.is_available())
+    if not (has_cuda and wants_cuda):
+        return [_CPU]
+    # TensorFloat-32 rounds to 10 bits, which no tolerance for float32 would let pass.
+    return [(_CUDA, {"use_tf32": "0"}), _CPU]
+
+
+def _session(path: Path, providers: list[Any]) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERROR
+    # Loading CUDA's libraries fails loudly where there are none; the caller looks at the outcome.
+    onnxruntime.set_default_logger_severity(_FATAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return onnxruntime.InferenceSession(path, options, providers=providers)
+    finally:
+        onnxruntime.set_default_logger_severity(_ERROR)

@@ -1,0 +1,153 @@
+"""What an ONNX file says about itself: valid, of consistent shapes, and of the network's size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.errors import ArtifactError
+from graphprune.trace import named_tensors
+from graphprune.verify.report import Check
+
+_FOLDED = 0.02
+"""Largest share of weights that the ONNX optimizer may have computed into other constants."""
+
+_LISTED = 3
+"""How many of the weights at fault a check names."""
+
+Shape = tuple[int, ...]
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        ArtifactError: It is missing, damaged or no ONNX file.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}", hint="export the network first")
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf and onnx raise unrelated types
+        raise ArtifactError(
+            f"{path} is damaged or no ONNX file ({type(error).__name__})",
+            hint="export the network again",
+        ) from error
+    if not model.graph.node and not model.graph.output:
+        raise ArtifactError(f"{path} holds no graph", hint="export the network again")
+    return model
+
+
+def check_file(path: Path) -> Check:
+    """Check a file by ONNX's own checker, shape inference included."""
+    name = "ONNX checker"
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except Exception as error:  # the checker's errors have no common base
+        return Check(name=name, ok=False, detail=" ".join(str(error).split())[:300])
+    return Check(name=name, ok=True, detail="valid; strict shape inference agrees")
+
+
+def check_batch(model: onnx.ModelProto, *, dynamic: bool) -> Check:
+    """Check that the batch is one symbol in all inputs.
+
+    What the outputs do with it is seen when the file is run on several batches.
+
+    Args:
+        model: The file.
+        dynamic: Whether the network takes any batch; if not, a fixed batch is right.
+    """
+    name = "dynamic batch"
+    leading = {value.name: _leading(value) for value in model.graph.input}
+    fixed = [f"{key} has {size}" for key, size in leading.items() if isinstance(size, int)]
+    symbols = {size for size in leading.values() if isinstance(size, str)}
+    if not dynamic:
+        return Check(name=name, ok=True, detail="fixed, as in the network itself")
+    if fixed or len(symbols) > 1:
+        return Check(name=name, ok=False, detail=", ".join(fixed) or f"several: {sorted(symbols)}")
+    return Check(name=name, ok=bool(symbols), detail=f"named {next(iter(symbols), 'nothing')}")
+
+
+def check_inputs(model: onnx.ModelProto, leaves: Sequence[Tensor]) -> Check:
+    """Check that the file takes the network's inputs: number, dtype and shape but for the batch."""
+    theirs = [_described(value) for value in model.graph.input]
+    ours = [f"{str(leaf.dtype).removeprefix('torch.')} {tuple(leaf.shape[1:])}" for leaf in leaves]
+    same = theirs == ours
+    detail = (
+        " and ".join(ours) if same else f"{' and '.join(theirs)} instead of {' and '.join(ours)}"
+    )
+    return Check(name="inputs", ok=same, detail=detail)
+
+
+def check_weights(model: onnx.ModelProto, network: nn.Module) -> Check:
+    """Check that every weight of the network lies in the file, in its shape or transposed.
+
+    Weights are parameters of rank 2 and more. Those of rank 1 may be gone: batch norms are folded
+    into convolutions. A small share of the others may have been computed into constants, too.
+    """
+    name = "weights"
+    stored = {value.name: tuple(value.dims) for value in model.graph.initializer}
+    weights = _used_weights(network)
+    wrong = [
+        f"{key} is {stored[key]} instead of {shape}"
+        for key, shape in weights.items()
+        if key in stored and sorted(stored[key]) != sorted(shape)
+    ]
+    if wrong:
+        return Check(name=name, ok=False, detail="; ".join(wrong[:_LISTED]))
+    absent = _absent(weights, stored.values())
+    total = sum(map(_size, weights.values()))
+    lost = sum(_size(weights[key]) for key in absent)
+    found = f"{len(weights) - len(absent)} of {len(weights)} in the network's shapes"
+    if lost > _FOLDED * total:
+        return Check(name=name, ok=False, detail=f"{found}; no {', '.join(absent[:_LISTED])}")
+    return Check(name=name, ok=True, detail=f"{found}, {total:,} numbers")
+
+
+def _absent(weights: dict[str, Shape], stored: Iterable[Shape]) -> list[str]:
+    """Return the weights without an initializer of their shape, each of which counts once."""
+    left = Counter(tuple(sorted(shape)) for shape in stored)
+    absent = []
+    for key, shape in weights.items():
+        place = tuple(sorted(shape))
+        if left[place]:
+            left[place] -= 1
+        else:
+            absent.append(key)
+    return absent
+
+
+def _used_weights(network: nn.Module) -> dict[str, Shape]:
+    """Return shapes of the parameters of rank 2 and more that are read, shared ones once."""
+    read = None
+    if isinstance(network, fx.GraphModule):
+        nodes = network.graph.find_nodes(op="get_attr")
+        read = {str(node.target) for node in nodes if node.users}
+    found: dict[int, tuple[str, Shape]] = {}
+    for name, tensor in named_tensors(network).items():
+        is_read = read is None or name in read
+        if is_read and isinstance(tensor, nn.Parameter) and tensor.dim() > 1:
+            found.setdefault(id(tensor), (name, tuple(tensor.shape)))
+    return dict(found.values())
+
+
+def _leading(value: onnx.ValueInfoProto) -> int | str | None:
+    dims = value.type.tensor_type.shape.dim
+    if not dims:
+        return None
+    return str(dims[0].dim_param) if dims[0].dim_param else int(dims[0].dim_value)
+
+
+def _described(value: onnx.ValueInfoProto) -> str:
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    return f"{dtype} {tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim[1:])}"
+
+
+def _size(shape: Shape) -> int:
+    return int(torch.Size(shape).numel())

@@ -1,0 +1,97 @@
+"""The command line as users run it: in a subprocess, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+FACTORY = '''
+"""A user's own network: residual and concat connections, 8x8 images."""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, padding=1)
+        self.norm = nn.BatchNorm2d(12)
+        self.inner = nn.Conv2d(12, 12, 3, padding=1)
+        self.side = nn.Conv2d(12, 8, 1)
+        self.head = nn.Linear(20, 5)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = x + self.inner(x)
+        x = torch.cat([x, F.relu(self.side(x))], 1)
+        return self.head(x.mean((2, 3)))
+
+
+def net():
+    return Net()
+
+
+def marked():
+    """Leaves a file behind, so that a test knows that loading has begun."""
+    from pathlib import Path
+    Path("begun").touch()
+    return Net()
+'''
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as one JSON document."""
+        return json.loads(self.stdout)
+
+
+Run = Callable[..., Finished]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A folder with a user's factory and calibration data."""
+    (tmp_path / "net.py").write_text(FACTORY)
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((24, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", x=images, y=generator.integers(0, 5, 24))
+    return tmp_path
+
+
+@pytest.fixture
+def run(workplace: Path) -> Run:
+    """Run ``graphprune ARGUMENTS`` in the workplace."""
+
+    def command(*arguments: str, cwd: Path = workplace) -> Finished:
+        done = subprocess.run(
+            [sys.executable, "-m", "graphprune_cli", *arguments],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1"},
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert "Traceback" not in done.stdout
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return command

@@ -1,0 +1,89 @@
+"""The reference is complete: every option, every key of every file, every error."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+import graphprune
+from graphprune import artifacts, errors
+from graphprune_cli.__main__ import app
+from tests.docs.pages import DOCS, code_spans, section
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands
+
+_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+_SHARED = "## Shared options"
+
+
+def options_of(command: Any) -> set[str]:
+    return {name for parameter in command.params for name in parameter.opts if name[0] == "-"}
+
+
+def documented(text: str) -> set[str]:
+    return {name for span in code_spans(text) for name in _OPTION.findall(span)}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_is_documented(name: str) -> None:
+    text = section("reference/cli.md", f"## graphprune {name}")
+    options = options_of(COMMANDS[name]) - {"--help"}
+    long = {option for option in options if option.startswith("--")}
+    assert long - documented(text) == set()
+    assert documented(text) - options == set()
+
+
+def test_every_shared_option_is_explained() -> None:
+    own = {"--graph", "--ratio", "--of", "--scope", "--min-units", "--round-to", "--ranking",
+           "--repair", "--provider"}  # fmt: skip
+    options = set().union(*map(options_of, COMMANDS.values())) - {"--help"}
+    assert documented(section("reference/cli.md", _SHARED)) == options - own
+
+
+def test_no_command_is_left_out_or_made_up() -> None:
+    text = (DOCS / "reference/cli.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## graphprune (\w+)$", text, re.MULTILINE) == list(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("record", "heading"),
+    [
+        (artifacts.RankingFile, "## ranking.json"),
+        (artifacts.RankedGroup, "## ranking.json"),
+        (artifacts.PlanFile, "## plan.json"),
+        (artifacts.PlannedGroupRecord, "## plan.json"),
+        (artifacts.CostsRecord, "## plan.json"),
+        (artifacts.CostRecord, "## plan.json"),
+        (artifacts.ManifestFile, "## manifest.json"),
+        (artifacts.RepairRecord, "## manifest.json"),
+        (artifacts.AccuracyRecord, "## manifest.json"),
+        (artifacts.ValidationRecord, "## manifest.json"),
+        (artifacts.CheckRecord, "## manifest.json"),
+        (artifacts.ModelRecord, "## Model and data"),
+        (artifacts.DataRecord, "## Model and data"),
+    ],
+)
+def test_every_key_of_a_file_is_documented(record: type[BaseModel], heading: str) -> None:
+    text = section("reference/files.md", heading)
+    keys = set(re.findall(r"\w+", " ".join(code_spans(text))))
+    assert set(record.model_fields) - keys - {"format", "groups", "cost", "validation"} == set()
+    version = record.model_fields["format"].default if "format" in record.model_fields else ""
+    assert version in text
+
+
+def test_every_error_is_documented() -> None:
+    text = (DOCS / "reference/errors.md").read_text(encoding="utf-8")
+    tree = errors.__doc__.partition("::\n\n")[2].partition("\n\n")[0]
+    assert "\n".join(line[4:] for line in tree.splitlines()) in text
+    assert all(name in tree for name in errors.__all__)
+
+
+def test_every_public_name_is_documented() -> None:
+    text = (DOCS / "reference/python-api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: [\w.]+\.(\w+)$", text, re.MULTILINE)
+    assert set(graphprune.__all__) - set(listed) == set()
+    assert len(listed) == len(set(listed))

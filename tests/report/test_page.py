@@ -1,0 +1,136 @@
+"""The page is well-formed, shows the figures, escapes names and loads nothing."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from graphprune.artifacts import AccuracyRecord, RunFolder
+from graphprune.errors import ArtifactError
+from graphprune.report import render, write_report
+from tests.report import runs
+
+_VOID = {"meta"}
+_HOSTILE = '<script>alert(1)</script>" onload="x'
+
+
+class _Page(HTMLParser):
+    """Collects tags, attributes and text, and fails on tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(html: str) -> _Page:
+    return _Page(html)
+
+
+def test_shows_the_figures() -> None:
+    accuracy = AccuracyRecord(n_images=256, before=0.806, after=0.742)
+    manifest = runs.manifest(accuracy=accuracy, data=runs.data_record())
+    text = read(render(manifest, runs.plan(), runs.ranking(protected=("wide.weight",)))).text
+    for shown in (
+        "torchvision:resnet18",
+        "Validation passed: 2 checks",
+        "Asked to remove 47.5 % of the multiply-accumulates, one ranking of all units",
+        "reached 50.0 %",
+        "1.81 G → 907 M",
+        "11.7 M → 7.46 M",
+        "13 → 9",
+        "−50.0 %",
+        "80.6 % → 74.2 %",
+        "−6.4 points",
+        "256 calibration images",
+        "the network only takes batches of 2",
+        "4 → 3",
+        "9 → 6",
+        "33.3 %",
+        "left alone",
+        "pruned = onnxruntime",
+        "3.2e-07",
+        "1e-04",
+        "12.50 s",
+        "graphprune prune --ratio 0.3 --data 'my data.npz'",
+        "calibration.npz",
+        "32, 48",
+        "gradients",
+        "2.14.0",
+        "d" * 64,
+    ):
+        assert shown in text
+
+
+def test_failed_validation_is_what_one_sees_first() -> None:
+    checks = (runs.check("masked = pruned"), runs.check("pruned = onnxruntime", ok=False))
+    html = render(runs.manifest(checks=checks), runs.plan(), runs.ranking())
+    text = read(html).text
+    assert "Validation failed: pruned = onnxruntime" in text
+    assert "FAILED" in text
+    assert text.index("Validation failed") < text.index("Groups")
+
+
+def test_without_data_accuracy_or_command() -> None:
+    text = read(render(runs.manifest(argv=()), runs.plan(), runs.ranking())).text
+    assert "accuracy" not in text.lower()
+    assert "not started from the command line" in text
+
+
+def test_hostile_names_are_text() -> None:
+    names = (f"{_HOSTILE}.weight", "wide.weight")
+    manifest = runs.manifest(
+        spec=_HOSTILE,
+        argv=("graphprune", "prune", _HOSTILE),
+        data=runs.data_record(_HOSTILE),
+        checks=(runs.check(_HOSTILE, detail=_HOSTILE),),
+        notes=(_HOSTILE,),
+    )
+    html = render(manifest, runs.plan(names), runs.ranking(names))
+    page = read(html)
+    assert "<script" not in html
+    assert "script" not in page.tags
+    assert not any(name.startswith("on") for name in page.attributes)
+    assert _HOSTILE in page.text
+
+
+def test_loads_nothing() -> None:
+    html = render(runs.manifest(), runs.plan(), runs.ranking())
+    page = read(html)
+    assert not page.tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert not page.attributes & {"src", "href", "srcset", "action", "xlink:href", "style:src"}
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", html)
+    assert "default-src 'none'" in html
+
+
+def test_files_of_two_runs_are_refused() -> None:
+    with pytest.raises(ArtifactError, match="different groups"):
+        render(runs.manifest(), runs.plan(), runs.ranking(("stem.weight", "other.weight")))
+
+
+def test_is_written_into_the_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    write_report(folder, runs.manifest(), runs.plan(), runs.ranking())
+    assert [path.name for path in folder.path.iterdir()] == ["report.html"]
+    written = folder.report.read_text(encoding="utf-8")
+    assert written == render(runs.manifest(), runs.plan(), runs.ranking())
