@@ -28,28 +28,32 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
     def run(*arguments: P.args, **options: P.kwargs) -> None:
         try:
             command(*arguments, **options)
-        except GraphpruneError as error:
-            _fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail("interrupted", INTERRUPTED)
-        except MemoryError:
-            _fail("out of memory\nhint: give fewer images with --limit", USAGE)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
         except BrokenPipeError:
             # The reader of our output has gone (`graphprune ... | head`); nobody is left to tell.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
-        except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise
-        except Exception as error:
+        except (KeyboardInterrupt, Exception) as error:
             if os.environ.get("GRAPHPRUNE_DEBUG"):
                 traceback.print_exc()
-            _fail(
-                f"internal error: {type(error).__name__}: {error}\n"
-                "hint: this is a bug in graphprune; GRAPHPRUNE_DEBUG=1 shows where",
-                USAGE,
-            )
+            _fail(*_explained(error))
 
     return run
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """Return what to say of an error, and the exit code."""
+    if isinstance(error, GraphpruneError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, MemoryError):
+        return "out of memory\nhint: give fewer images with --limit", USAGE
+    return (
+        f"internal error: {type(error).__name__}: {error}\n"
+        "hint: this is a bug in graphprune; GRAPHPRUNE_DEBUG=1 shows where"
+    ), USAGE
 
 
 def _fail(message: str, code: int) -> None:
@@ -67,15 +71,17 @@ def print_json(document: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(document, indent=1))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout; the first column is text, the others are numbers."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True
+) -> None:
+    """Print a table on stdout; the columns after the first are numbers unless said otherwise."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+        table.add_column(column, justify="right" if numbers and place else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 80, highlight=False).print(table)
@@ -97,11 +103,17 @@ def note(lines: Sequence[str], *, quiet: bool) -> None:
 def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Show how far long work is, on stderr, with the time that remains."""
     if quiet:
-        yield lambda stage, done, total: None
+        yield _ignore
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
@@ -114,6 +126,10 @@ def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
             bar.update(task, description=stage, completed=done, total=total)
 
         yield step
+
+
+def _ignore(stage: str, done: int, total: int) -> None:
+    del stage, done, total
 
 
 def thousands(number: float) -> str:

@@ -15,11 +15,20 @@ def command(as_json: options.Json = False) -> None:
         console.print_json(document)
         return
     console.print_table(
-        "versions", ["package", "version"], [[k, v] for k, v in document["versions"].items()]
+        "versions",
+        ["package", "version"],
+        [[k, v] for k, v in document["versions"].items()],
+        numbers=False,
     )
     console.print_table(
-        "devices", ["device", "state"], [[k, v] for k, v in document["devices"].items()]
+        "devices",
+        ["device", "state"],
+        [[k, v] for k, v in document["devices"].items()],
+        numbers=False,
     )
     console.print_table(
-        "onnxruntime", ["provider", "state"], [[k, v] for k, v in document["providers"].items()]
+        "onnxruntime",
+        ["provider", "state"],
+        [[k, v] for k, v in document["providers"].items()],
+        numbers=False,
     )

@@ -71,8 +71,7 @@ def describe(subject: Subject) -> dict[str, Any]:
                 "params_per_unit": float(params[group.span].mean()),
                 "macs_per_unit": float(macs[group.span].mean()),
                 "members": [
-                    {"parameter": m.parameter, "dim": m.dim, "role": m.role}
-                    for m in group.members
+                    {"parameter": m.parameter, "dim": m.dim, "role": m.role} for m in group.members
                 ],
             }
             for group in graph.groups
@@ -127,6 +126,7 @@ def _show(document: dict[str, Any]) -> None:
                 ]
                 for pin in document["pinned"]
             ],
+            numbers=False,
         )
 
 

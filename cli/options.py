@@ -64,15 +64,18 @@ Trust = Annotated[
     typer.Option("--trust", help="Let files run the code they hold. Only for files you trust."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would happen; write nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; write nothing.")]
 
 # ---- ranking ------------------------------------------------------------------------------------
 
 Criterion = Annotated[
-    str, typer.Option("--criterion", metavar="NAME", help="What ranks units: shapley, "
-                      "shapley-paper, taylor, taylor-signed, fisher, l1, l2 or random.")
+    str,
+    typer.Option(
+        "--criterion",
+        metavar="NAME",
+        help="What ranks units: shapley, "
+        "shapley-paper, taylor, taylor-signed, fisher, l1, l2 or random.",
+    ),
 ]
 Game = Annotated[
     str | None, typer.Option("--game", help="network or group: who plays against whom.")
@@ -106,9 +109,7 @@ Skip = Annotated[
 ]
 
 
-def model_source(
-    spec: str, weights: str | None, input_shape: list[str] | None
-) -> ModelSource:
+def model_source(spec: str, weights: str | None, input_shape: list[str] | None) -> ModelSource:
     """Return what MODEL, ``--weights`` and ``--input-shape`` say."""
     from graphprune.load import ModelSource
 

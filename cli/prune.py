@@ -35,9 +35,7 @@ RankingPath = Annotated[
 ]
 Repair = Annotated[
     str,
-    typer.Option(
-        "--repair", help="auto (batchnorm where there is data), none or batchnorm."
-    ),
+    typer.Option("--repair", help="auto (batchnorm where there is data), none or batchnorm."),
 ]
 
 
@@ -181,11 +179,19 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
     rows = cost_rows(plan)
     if manifest.accuracy is not None:
         before, after = manifest.accuracy.before, manifest.accuracy.after
-        rows.append(["accuracy (calibration)", console.percent(before), console.percent(after),
-                     console.percent(before - after)])
+        rows.append(
+            [
+                "accuracy (calibration)",
+                console.percent(before),
+                console.percent(after),
+                console.percent(before - after),
+            ]
+        )
     console.print_table("pruned", ["", "before", "after", "removed"], rows)
     console.say(f"{_asked(plan)}; repair: {manifest.repair.method}")
-    console.print_table("validation", ["check", "", "error"], check_rows(pruned.report))
+    console.print_table(
+        "validation", ["check", "", "error"], check_rows(pruned.report), numbers=False
+    )
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in manifest.timings.items())
     console.say(f"seconds: {stages}")
-    console.say(f"wrote {pruned.folder.path}/ (plan.json, pruned.pt2, pruned.onnx, manifest.json)")
+    console.say(f"wrote {pruned.folder.path}/: pruned.onnx, pruned.pt2, report.html, ...")

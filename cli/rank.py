@@ -72,12 +72,13 @@ def command(
 def data_notes(subject: Subject, settings: RankOptions) -> list[str]:
     """Say so where a criterion is asked to look at images and there are none."""
     from graphprune import criteria
+    from graphprune.criteria.base import SYNTHETIC_IMAGES
 
     if subject.data is not None or not criteria.needs_data(settings.criterion):
         return []
     return [
         f"no --data: {settings.criterion} plays the label-free game on "
-        f"{criteria.SYNTHETIC_IMAGES} synthetic inputs; real images rank better"
+        f"{SYNTHETIC_IMAGES} synthetic inputs; real images rank better"
     ]
 
 
@@ -123,8 +124,10 @@ def _show(ranking: Ranking, out: Path, *, as_json: bool) -> None:
         f"{ranking.evaluations} coalitions on {ranking.n_images} images"
     )
     console.say(f"wrote {path}")
-    console.say("next: graphprune prune --ratio 0.3" + ("" if str(out) == "graphprune-out"
-                                                        else f" --out {out}"))
+    console.say(
+        "next: graphprune prune --ratio 0.3"
+        + ("" if str(out) == "graphprune-out" else f" --out {out}")
+    )
 
 
 def summary(ranking: Ranking, path: Path) -> dict[str, Any]:

@@ -49,13 +49,16 @@ def command(
         raise typer.BadParameter(f"{len(given)} paths; give a folder, or a .pt2 and an .onnx file")
     from graphprune import pipeline
 
-    if len(given) == 2:
-        report = pipeline.validate_files(given[0], given[1], images, provider)
-    else:
-        common = pipeline.Common(
-            out=given[0], seed=seed, device=device, trust=trust, argv=tuple(sys.argv)
-        )
-        report = pipeline.validate_run(images, provider, common)
+    with console.progress_bar(quiet=quiet) as progress:
+        progress("validate", 0, 1)
+        if len(given) == 2:
+            report = pipeline.validate_files(given[0], given[1], images, provider)
+        else:
+            common = pipeline.Common(
+                out=given[0], seed=seed, device=device, trust=trust, argv=tuple(sys.argv)
+            )
+            report = pipeline.validate_run(images, provider, common)
+        progress("validate", 1, 1)
     _show(report, as_json=as_json)
     if not report.ok:
         raise typer.Exit(1)
@@ -78,7 +81,7 @@ def _show(report: ValidationReport, *, as_json: bool) -> None:
 
         console.print_json(plain(validation_record(report)))
         return
-    console.print_table("validation", ["check", "", "error"], check_rows(report))
+    console.print_table("validation", ["check", "", "error"], check_rows(report), numbers=False)
     for check in report.checks:
         if not check.ok:
             console.say(f"FAILED {check.name}: {check.detail}")

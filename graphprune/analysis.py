@@ -149,9 +149,10 @@ class _Walk:
     def _read(self, node: fx.Node) -> None:
         tensor = self._tensors.get(str(node.target))
         if tensor is None:  # a constant that is no buffer, or a subgraph
-            made = node.meta.get("val")
-            if isinstance(made, torch.Tensor):
-                self.values[node.name, None] = Value(tuple(made.shape), (), constant=True)
+            found = _attribute(self._program.module, str(node.target))
+            if isinstance(found, torch.Tensor):
+                shape = tuple(found.shape)
+                self.values[node.name, None] = Value(shape, (), True, _integers(found))
             return
         name = self._program.aliases[str(node.target)]
         if name not in self._parameters:
@@ -161,7 +162,7 @@ class _Walk:
     def _label(self, name: str, tensor: torch.Tensor) -> Value:
         shape = tuple(tensor.shape)
         if not tensor.is_floating_point():
-            return Value(shape, (), constant=True)
+            return Value(shape, (), constant=True, numbers=_integers(tensor))
         coupler = Coupler(name, self.reports)
         dims = {dim: coupler.fresh(size) for dim, size in enumerate(shape) if size > 1}
         self._dims[name] = dims
@@ -333,6 +334,18 @@ class _Walk:
         hit[component[marked]] = True
         spread: npt.NDArray[np.bool_] = hit[component]
         return spread
+
+
+def _attribute(module: fx.GraphModule, target: str) -> Any:
+    owner, _, name = target.rpartition(".")
+    return getattr(module.get_submodule(owner), name)
+
+
+def _integers(tensor: torch.Tensor) -> npt.NDArray[np.int64] | None:
+    """Return what an index holds; only vectors serve as such."""
+    if tensor.dim() != 1 or tensor.dtype not in (torch.int64, torch.int32):
+        return None
+    return tensor.detach().cpu().numpy().astype(np.int64)
 
 
 def _results_read(node: fx.Node, count: int) -> tuple[bool, ...]:

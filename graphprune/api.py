@@ -25,7 +25,7 @@ select = selection.select
 export_onnx = export.export_onnx
 
 
-def rank(
+def rank(  # noqa: PLR0913 - one for each option of the command
     graph: DependencyGraph,
     data: object | None = None,
     criterion: str = "shapley",

@@ -7,14 +7,16 @@ damaged file and a file with missing keys are refused, each with what is wrong.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from graphprune.coalition import removed_entries
 from graphprune.cost import Cost
 from graphprune.data import DataSource
 from graphprune.errors import ArtifactError
@@ -155,14 +157,22 @@ class AccuracyRecord(_Record):
     after: float
 
 
+def _finite_or_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Error = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""An error that a check measured; None where it measured none, or no finite one."""
+
+
 class CheckRecord(_Record):
     """One check of a validation."""
 
     name: str
     ok: bool
     detail: str
-    max_abs: float | None
-    max_rel: float | None
+    max_abs: Error
+    max_rel: Error
     tolerance: float | None
 
 
@@ -237,6 +247,11 @@ class RunFolder:
         """``report.html``."""
         return self.path / "report.html"
 
+    @property
+    def rank_state(self) -> Path:
+        """``rank-state.npz``: what an interrupted ranking had found; gone once it is done."""
+        return self.path / "rank-state.npz"
+
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of the files that a manifest vouches for."""
         listed = (self.ranking, self.plan, self.program, self.onnx)
@@ -251,8 +266,8 @@ def read(path: Path, kind: type[_File]) -> _File:
     """
     text = _text(path)
     try:
-        data = json.loads(text)
-    except ValueError as error:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is damaged: {error}", hint="run the command that writes it again"
         ) from error
@@ -279,18 +294,30 @@ def write(path: Path, record: RankingFile | PlanFile | ManifestFile) -> None:
     write_text(path, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
 
 
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ArtifactError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
+        command = "rank MODEL" if path.name == "ranking.json" else "prune"
         raise ArtifactError(
             f"there is no {path.name} in {path.parent}",
-            hint="run `graphprune rank MODEL` first, or name its folder with --out",
+            hint=f"run `graphprune {command}` first, or name its folder with --out",
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"cannot read {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            f"{path} is damaged: it is no text", hint="run the command that writes it again"
+        ) from error
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot read {path}: {error.strerror or error}",
+            hint="name the folder of a run with --out",
+        ) from error
 
 
 def located(spec: str, folder: str) -> str:
@@ -388,14 +415,24 @@ def plan_file(plan: PruningPlan, model_hash: str) -> PlanFile:
     )
 
 
-def plan_of(file: PlanFile) -> PruningPlan:
-    """Return the plan that a file describes."""
-    return PruningPlan(
+def plan_of(file: PlanFile, graph: DependencyGraph | None = None) -> PruningPlan:
+    """Return the plan that a file describes.
+
+    Args:
+        file: The file.
+        graph: The network that the plan is for; given, the removed entries are checked against it.
+
+    Raises:
+        ArtifactError: A unit is out of range or named twice, or units and entries disagree.
+        OptionError: The plan was made for another network.
+    """
+    for group in file.groups:
+        units = group.removed_units
+        if sorted(set(units)) != list(units) or any(not 0 <= k < group.units for k in units):
+            raise _damaged_plan(f"group {group.name} has {group.units} units and removes {units}")
+    plan = PruningPlan(
         groups=tuple(PlannedGroup(g.name, g.units, g.removed_units) for g in file.groups),
-        removed={
-            name: {int(dim): indices for dim, indices in by_dim.items()}
-            for name, by_dim in file.removed.items()
-        },
+        removed={name: _by_dim(name, by_dim) for name, by_dim in file.removed.items()},
         of=file.of,
         scope=file.scope,
         asked=file.asked,
@@ -405,6 +442,20 @@ def plan_of(file: PlanFile) -> PruningPlan:
         criterion=file.criterion,
         seed=file.seed,
     )
+    if graph is not None and removed_entries(graph, plan.kept(graph)) != plan.removed:
+        raise _damaged_plan("its removed entries are not those of its removed units")
+    return plan
+
+
+def _by_dim(name: str, by_dim: Mapping[str, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+    for dim in by_dim:
+        if not dim.isdecimal():
+            raise _damaged_plan(f"{dim!r} is no dim of {name}")
+    return {int(dim): indices for dim, indices in by_dim.items()}
+
+
+def _damaged_plan(what: str) -> ArtifactError:
+    return ArtifactError(f"plan.json is damaged: {what}", hint="prune again")
 
 
 def _cost_record(cost: Cost) -> CostRecord:

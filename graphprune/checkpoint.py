@@ -54,7 +54,7 @@ class State(Protocol):
 class NoState:
     """Keeps nothing."""
 
-    def load(self, like: Arrays) -> Arrays | None:
+    def load(self, like: Arrays) -> Arrays | None:  # noqa: ARG002 - a State's signature
         """Return nothing."""
         return None
 

@@ -34,9 +34,7 @@ def check_coalition(graph: DependencyGraph, kept: Kept) -> Kept:
     return kept
 
 
-def removed_entries(
-    graph: DependencyGraph, kept: Kept
-) -> dict[str, dict[int, tuple[int, ...]]]:
+def removed_entries(graph: DependencyGraph, kept: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
     """Return what surgery removes: parameter or buffer name -> dim -> indices, ascending."""
     found: dict[str, dict[int, tuple[int, ...]]] = {}
     for name, by_dim in graph.parameter_units.items():
@@ -60,5 +58,3 @@ def kept_entries(graph: DependencyGraph, name: str, kept: Kept) -> dict[int, Ind
 def stays(units: UnitIds, kept: Kept) -> Kept:
     """Return for every entry of an axis whether it remains."""
     return (units < 0) | kept[units]
-
-

@@ -32,7 +32,8 @@ class Cost:
     Args:
         units: Prunable units that are kept.
         params: Entries of all parameters that the forward reads (buffers do not count).
-        macs: Multiply-accumulates of convolutions and matrix products, for one sample.
+        macs: Multiply-accumulates of convolutions, matrix products and attention, for one sample;
+            biases, norms and activations do not count.
     """
 
     units: int
@@ -148,7 +149,7 @@ class CostModel:
 
 
 def _sum(products: list[_Product], lengths: Floats) -> float:
-    return sum(p.constant * math.prod(lengths[row] for row in p.axes) for p in products)
+    return float(sum(p.constant * math.prod(lengths[row] for row in p.axes) for p in products))
 
 
 # ---- what costs what ----------------------------------------------------------------------------
@@ -188,7 +189,7 @@ def _transposed_convolution(graph: DependencyGraph, node: fx.Node) -> Iterator[l
     yield [*_input_axes(graph, node, 0), *_input_axes(graph, node, 1)[1:]]
 
 
-def _matrix_product(left: int) -> Callable[[DependencyGraph, fx.Node], Iterator[list[_Axis]]]:
+def _matrix_product(left: int) -> _Count:
     def count(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
         yield [*_axes_of(graph, node), _input_axes(graph, node, left)[-1]]
 
@@ -201,7 +202,24 @@ def _attention(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
     yield [*_axes_of(graph, node), tokens]
 
 
-_COUNTED: dict[str, Callable[[DependencyGraph, fx.Node], Iterator[list[_Axis]]]] = {
+def _einsum(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
+    """Every combination of the letters is one multiplication; letters of one operand cost none."""
+    terms = str(node.args[0]).replace(" ", "").split("->")[0].split(",")
+    if len(terms) != 2 or any("." in term for term in terms):
+        return
+    axes: dict[str, _Axis] = {}
+    for position, term in enumerate(terms):
+        operand = _axes_of(graph, graph.input_node(node.name, (1, position)))
+        for letter, axis in zip(term, operand, strict=True):
+            # An axis of size 1 is broadcast over the other operand's.
+            if letter not in axes or axes[letter].size == 1:
+                axes[letter] = axis
+    yield list(axes.values())
+
+
+_Count = Callable[[DependencyGraph, fx.Node], Iterator[list[_Axis]]]
+
+_COUNTED: dict[str, _Count] = {
     **{f"aten.conv{n}d.{form}": _convolution for n in (1, 2, 3) for form in ("default", "padding")},
     "aten.conv_transpose1d.default": _transposed_convolution,
     "aten.conv_transpose2d.input": _transposed_convolution,
@@ -209,4 +227,5 @@ _COUNTED: dict[str, Callable[[DependencyGraph, fx.Node], Iterator[list[_Axis]]]]
     **{f"aten.{name}.default": _matrix_product(0) for name in ("linear", "matmul", "mm", "bmm")},
     **{f"aten.{name}.default": _matrix_product(1) for name in ("addmm", "baddbmm")},
     "aten.scaled_dot_product_attention.default": _attention,
+    "aten.einsum.default": _einsum,
 }

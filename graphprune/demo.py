@@ -16,7 +16,7 @@ from graphprune.errors import OptionError
 from graphprune.export import export_onnx
 from graphprune.files import replacing
 from graphprune.load import ModelSource
-from graphprune.pipeline import Common, PruneOptions, Pruned, RankOptions, accuracy, prune
+from graphprune.pipeline import Common, Pruned, PruneOptions, RankOptions, accuracy, prune
 from graphprune.progress import Progress, silent
 from graphprune.surgery import cut
 
@@ -196,5 +196,3 @@ def _digits(
     parts = [slice(0, ends[0]), slice(*ends), slice(ends[1], None)]
     train, calibration, test = ((images[part], labels[part]) for part in parts)
     return train, calibration, test
-
-

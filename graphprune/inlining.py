@@ -76,9 +76,7 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
     _replace_results(module, node, results)
 
 
-def _replace_results(
-    module: fx.GraphModule, node: fx.Node, results: tuple[fx.Node, ...]
-) -> None:
+def _replace_results(module: fx.GraphModule, node: fx.Node, results: tuple[fx.Node, ...]) -> None:
     for user in list(node.users):
         assert user.target is operator.getitem
         index = user.args[1]

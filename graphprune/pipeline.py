@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from graphprune.artifacts import (
     write,
 )
 from graphprune.data import CalibrationBatches, DataSource, check_against, load_data
+from graphprune.doctor import versions
 from graphprune.errors import ArtifactError, OptionError, TrustError
 from graphprune.export import export_onnx, load_program, save_program
 from graphprune.files import sha256_of
@@ -42,10 +44,10 @@ from graphprune.load import LoadedModel, ModelSource, load_model
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking
 from graphprune.repair import RepairResult, repair
+from graphprune.report import write_report
 from graphprune.selection import PruningPlan, select
 from graphprune.surgery import PrunedModel, cut
 from graphprune.trace import named_tensors
-from graphprune.doctor import versions
 from graphprune.verify import ValidationReport, same_weights, validate
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -204,9 +206,7 @@ def _graph_notes(graph: DependencyGraph) -> tuple[str, ...]:
     notes = []
     if graph.program.unused:
         branches = sorted({name.split(".")[0] for name in graph.program.unused})
-        notes.append(
-            f"not used in evaluation mode and left as it is: {', '.join(branches)}"
-        )
+        notes.append(f"not used in evaluation mode and left as it is: {', '.join(branches)}")
     if not graph.program.dynamic_batch:
         notes.append(f"the network only takes batches of {graph.batch_size}")
     for overload, count in graph.unknown_ops.items():
@@ -319,8 +319,9 @@ def plan_run(
         ranked = rank(model, data, rank_options, common)
         subject, ranking = ranked.subject, ranked.ranking
     else:
-        file = read(options.ranking or RunFolder(common.out).ranking, RankingFile)
-        subject = _recorded_subject(file, model, data, common)
+        path = options.ranking or RunFolder(common.out).ranking
+        file = read(path, RankingFile)
+        subject = _recorded_subject(path, file, model, data, common)
         ranking = ranking_of(file, subject.graph)
     with _timed(subject.timings, "select"):
         plan = select(
@@ -353,15 +354,16 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     """Cut, repair, export and validate what was selected; writes the files of the run folder."""
     subject, plan, folder = selected.subject, selected.plan, RunFolder(common.out)
     kept = plan.kept(subject.graph)
-    with _timed(subject.timings, "prune"):
+    stages = _Stages(subject.timings, common.progress)
+    with stages.next("prune"):
         smaller = cut(subject.graph, kept)
-    with _timed(subject.timings, "repair"):
+    with stages.next("repair"):
         repaired = _repaired(smaller, subject.data, options.repair)
-    write(folder.ranking, ranking_file(selected.ranking, subject.model, subject.source))
-    write(folder.plan, plan_file(plan, subject.model.sha256))
-    with _timed(subject.timings, "save"):
+    with stages.next("save"):
+        write(folder.ranking, ranking_file(selected.ranking, subject.model, subject.source))
+        write(folder.plan, plan_file(plan, subject.model.sha256))
         save_program(repaired.model, subject.graph.example_inputs, folder.program)
-    with _timed(subject.timings, "export"):
+    with stages.next("export"):
         metadata = {
             "model_hash": subject.model.sha256,
             "plan_hash": sha256_of(folder.plan),
@@ -369,7 +371,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             "version": versions().get("graphprune", ""),
         }
         export_onnx(repaired.model, folder.onnx, metadata=metadata)
-    with _timed(subject.timings, "validate"):
+    with stages.next("validate"):
         report = validate(
             repaired.model,
             folder.onnx,
@@ -380,19 +382,43 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
         )
     manifest = _manifest(subject, repaired, report, folder, common)
     write(folder.manifest, manifest)
+    write_report(folder, manifest, read(folder.plan, PlanFile), read(folder.ranking, RankingFile))
     return Pruned(subject=subject, plan=plan, manifest=manifest, report=report, folder=folder)
 
 
+class _Stages:
+    """Times the stages of :func:`carry_out` and tells how far they are."""
+
+    _names = ("prune", "repair", "save", "export", "validate")
+
+    def __init__(self, timings: dict[str, float], progress: Progress) -> None:
+        self._timings = timings
+        self._progress = progress
+
+    @contextmanager
+    def next(self, stage: str) -> Iterator[None]:
+        """Run one stage."""
+        place, total = self._names.index(stage), len(self._names)
+        self._progress(stage, place, total)
+        with _timed(self._timings, stage):
+            yield
+        self._progress(stage, place + 1, total)
+
+
 def _recorded_subject(
-    file: RankingFile, model: ModelSource | None, data: DataSource | None, common: Common
+    path: Path,
+    file: RankingFile,
+    model: ModelSource | None,
+    data: DataSource | None,
+    common: Common,
 ) -> Subject:
     """Load the network and data that a ranking was made of, unless others are given."""
     if model is None:
         model = file.model.source()
-        _check_owner(model.runs_code, common)
+        _check_owner(path, model.runs_code, common)
     if data is None and file.data is not None:
         data = file.data.source()
-        _check_owner(data.runs_code, common)
+        _check_owner(path, data.runs_code, common)
     subject = prepare(model, data, common)
     if subject.model.sha256 != file.model_hash:
         raise ArtifactError(
@@ -402,23 +428,18 @@ def _recorded_subject(
     return subject
 
 
-def _check_owner(runs_code: bool, common: Common) -> None:
-    """Run code that a file names, and not the user, only if the user wrote that file."""
-    path = RunFolder(common.out).ranking
+def _check_owner(path: Path, runs_code: bool, common: Common) -> None:
+    """Run code that a file names, and not the user, only if the file is the user's own."""
     if not runs_code or common.trust or platform.system() == "Windows":
         return
-    import os
-
-    if path.exists() and path.stat().st_uid != os.getuid():
+    if path.stat().st_uid != os.getuid():
         raise TrustError(
             f"{path} belongs to another user and names code to run",
             hint="name MODEL and --data yourself, or pass --trust",
         )
 
 
-def _repaired(
-    model: PrunedModel, data: CalibrationBatches | None, method: str
-) -> RepairResult:
+def _repaired(model: PrunedModel, data: CalibrationBatches | None, method: str) -> RepairResult:
     if method == "auto":
         method = "none" if data is None else "batchnorm"
     return repair(model, data, method=method)
@@ -439,9 +460,7 @@ def _manifest(
         data=subject.source,
         hashes=folder.hashes(),
         timings={stage: round(seconds, 3) for stage, seconds in subject.timings.items()},
-        repair=RepairRecord(
-            method=repaired.method, changed=repaired.changed, notes=repaired.notes
-        ),
+        repair=RepairRecord(method=repaired.method, changed=repaired.changed, notes=repaired.notes),
         accuracy=_accuracies(subject, repaired.model),
         validation=validation_record(report),
         notes=subject.notes,
@@ -505,8 +524,10 @@ def validate_run(data: DataSource | None, provider: str, common: Common) -> Vali
     file = read(folder.plan, PlanFile)
     _check_hashes(folder, manifest)
     model = manifest.model.source()
-    _check_owner(model.runs_code, common)
-    source = data or (manifest.data.source() if manifest.data else None)
+    recorded = manifest.data.source() if manifest.data else None
+    source = recorded if data is None else data
+    named_code = model.runs_code or (data is None and recorded is not None and recorded.runs_code)
+    _check_owner(folder.manifest, named_code, common)
     subject = prepare(model, source, common)
     if not subject.model.sha256 == file.model_hash == manifest.model.sha256:
         raise ArtifactError(

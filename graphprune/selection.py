@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,12 @@ from graphprune.ranking import Ranking, Scores
 
 COSTS = ("units", "params", "macs")
 SCOPES = ("group", "global")
+
+Units = npt.NDArray[np.int64]
+"""Numbers of units, counted over the whole network."""
+
+_ROUNDING = 1e-9
+"""A ratio that is missed by less is reached: fractions are sums of floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +98,11 @@ def select(
 ) -> PruningPlan:
     """Choose the units that go.
 
-    With ``scope="group"`` the same fraction of every group goes, lowest scores first; where the
-    budget is of parameters or multiply-accumulates, the smallest fraction that reaches it. With
-    ``scope="global"`` all units compete by score per cost until the budget is reached.
+    With ``scope="group"`` the same fraction of every group goes, lowest scores first: of units, to
+    the nearest whole number in every group; of parameters or multiply-accumulates, the smallest
+    fraction that reaches the budget. With ``scope="global"`` all units compete by score per cost
+    until the budget is reached. No axis of any tensor is emptied. A larger ratio removes what a
+    smaller one does, and more.
 
     Args:
         ranking: Scores, higher = keep.
@@ -101,7 +110,8 @@ def select(
         of: ``units``, ``params`` or ``macs``.
         scope: ``group`` or ``global``.
         min_units: Units that every group keeps at least.
-        round_to: Keep a multiple of this many units per group, where the group has as many.
+        round_to: Keep a multiple of this many units of every group that loses any; groups of fewer
+            units lose none.
 
     Raises:
         OptionError: An option is not one of those allowed.
@@ -160,6 +170,8 @@ def _check_options(ratio: float, of: str, scope: str, min_units: int, round_to: 
 
 
 class _Chooser:
+    """Chooses among nested coalitions: what goes for a small budget also goes for a larger one."""
+
     def __init__(self, ranking: Ranking, of: str, min_units: int, round_to: int) -> None:
         self._graph = ranking.graph
         self._scores = ranking.scores
@@ -175,69 +187,64 @@ class _Chooser:
                 hint="`graphprune inspect MODEL` says what pins every axis",
             )
 
-    # ---- the same fraction of every group -------------------------------------------------------
-
     def by_group(self, ratio: float) -> Kept:
-        orders = [
-            (group.first + np.argsort(self._scores[group.span], kind="stable"), self._floor(group))
-            for group in self._graph.groups
-        ]
-
-        def keep(fraction: float) -> Kept:
-            kept = self._graph.all_kept()
-            for order, floor in orders:
-                count = min(int(fraction * order.size + 0.5), order.size - floor)
-                kept[order[: max(count, 0)]] = False
-            return self._repaired(kept)
-
-        self._check_reachable(ratio, keep(1.0))
+        """Remove the same fraction of every group."""
+        fractions = self._fractions()
+        sequence = self._removable(np.argsort(fractions, kind="stable"))
         if self._of == "units":
-            return keep(ratio)
-        fractions = np.unique(
-            [(k + 0.5) / order.size for order, _ in orders for k in range(order.size)]
+            # To the nearest whole number of units, group by group, half a unit up.
+            self._check_reachable(ratio, self._without(sequence))
+            return self._without(sequence[fractions[sequence] <= ratio + _ROUNDING])
+        # A fraction removes a unit of every group of one size at once.
+        steps = np.unique(fractions[sequence])
+        return self._smallest(
+            ratio,
+            steps.size,
+            lambda k: self._without(sequence[fractions[sequence] <= steps[k - 1]] if k else []),
         )
-        return self._smallest(ratio, fractions.size, lambda k: keep(fractions[k - 1] if k else 0.0))
-
-    # ---- one ranking of all units ---------------------------------------------------------------
 
     def globally(self, ratio: float) -> Kept:
-        sequence = self._removal_sequence()
+        """Remove the units that are worth least for what they cost."""
+        sequence = self._removable(np.argsort(self._value_per_cost(), kind="stable"))
+        return self._smallest(ratio, sequence.size, lambda k: self._without(sequence[:k]))
 
-        def keep(count: int) -> Kept:
-            kept = self._graph.all_kept()
-            kept[sequence[:count]] = False
-            return self._repaired(kept)
-
-        self._check_reachable(ratio, keep(sequence.size))
-        return self._smallest(ratio, sequence.size, keep)
-
-    def _removal_sequence(self) -> npt.NDArray[np.int64]:
-        """All units that can go together, by score per cost; the rest keeps every axis alive."""
-        graph = self._graph
-        limits = [
-            (np.arange(group.first, group.first + group.n_units), self._floor(group))
-            for group in graph.groups
-        ]
-        limits += [(needed, 1) for needed in graph.needed]
-        left = np.array([units.size - floor for units, floor in limits])
-        sets_of: list[list[int]] = [[] for _ in range(graph.n_units)]
-        for place, (units, _) in enumerate(limits):
-            for unit in units.tolist():
-                sets_of[unit].append(place)
-        sequence = []
-        for unit in np.argsort(self._value_per_cost(), kind="stable").tolist():
-            if all(left[place] > 0 for place in sets_of[unit]):
-                left[sets_of[unit]] -= 1
-                sequence.append(unit)
-        return np.array(sequence, np.int64)
+    def _fractions(self) -> Scores:
+        """For every unit, the fraction of its group at which it goes, (n_units,)."""
+        fractions = np.empty(self._graph.n_units)
+        for group in self._graph.groups:
+            order = np.argsort(self._scores[group.span], kind="stable")
+            fractions[group.first + order] = (np.arange(order.size) + 0.5) / order.size
+        return fractions
 
     def _value_per_cost(self) -> Scores:
         cost = self.costs.marginal(self._of)
         cost = np.maximum(cost / max(cost.mean(), 1e-300), 1e-12)
         # A harmful unit (score below zero) is the better to remove the more it costs.
-        return np.where(self._scores > 0, self._scores / cost, self._scores * cost)
+        per_cost: Scores = np.where(self._scores > 0, self._scores / cost, self._scores * cost)
+        return per_cost
 
-    # ---- shared ---------------------------------------------------------------------------------
+    def _removable(self, order: Units) -> Units:
+        """Drop the units from an order of removal that must stay when those before them are gone.
+
+        Every group keeps its floor, every axis one entry.
+        """
+        limits = [(np.arange(g.first, g.first + g.n_units), self._floor(g)) for g in self._groups]
+        limits += [(needed, 1) for needed in self._graph.needed]
+        left = np.array([units.size - floor for units, floor in limits])
+        sets_of: list[list[int]] = [[] for _ in range(order.size)]
+        for place, (units, _) in enumerate(limits):
+            for unit in units.tolist():
+                sets_of[unit].append(place)
+        sequence = []
+        for unit in order.tolist():
+            if (left[sets_of[unit]] > 0).all():
+                left[sets_of[unit]] -= 1
+                sequence.append(unit)
+        return np.array(sequence, np.int64)
+
+    @property
+    def _groups(self) -> tuple[PruningGroup, ...]:
+        return self._graph.groups
 
     def _floor(self, group: PruningGroup) -> int:
         """How many units of a group must stay."""
@@ -245,42 +252,57 @@ class _Chooser:
             return group.n_units
         return min(self._min_units, group.n_units)
 
-    def _repaired(self, kept: Kept) -> Kept:
-        """Bring back the best units where an axis would be empty or a width is no multiple."""
-        for needed in self._graph.needed:
-            if not kept[needed].any():
-                kept[needed[np.argmax(self._scores[needed])]] = True
+    def _without(self, gone: Units | list[int]) -> Kept:
+        """Remove units in this order, as far as widths stay multiples."""
+        kept = self._graph.all_kept()
+        kept[gone] = False
         if self._round_to > 1:
-            for group in self._graph.groups:
-                self._round_up(kept, group.span)
+            listed = np.asarray(gone, np.int64)
+            for group in self._groups:
+                inside = (listed >= group.first) & (listed < group.first + group.n_units)
+                kept[listed[inside][self._allowed(group, int(inside.sum())) :]] = True
         return kept
 
-    def _round_up(self, kept: Kept, span: slice) -> None:
-        width = kept[span].size
-        missing = -int(np.count_nonzero(kept[span])) % self._round_to
-        gone = span.start + np.flatnonzero(~kept[span])
-        best = gone[np.argsort(-self._scores[gone], kind="stable")]
-        kept[best[: missing if width >= self._round_to else width]] = True
+    def _allowed(self, group: PruningGroup, count: int) -> int:
+        """Return how many of ``count`` units may go so that a positive multiple stays."""
+        width = -(-(group.n_units - count) // self._round_to) * self._round_to
+        return max(group.n_units - width, 0)
 
     def _reached(self, kept: Kept) -> float:
         return _removed_fraction(self._before, self.costs.total(kept), self._of)
 
     def _check_reachable(self, ratio: float, most: Kept) -> None:
         reachable = self._reached(most)
-        if ratio > reachable:
+        if ratio > reachable + _ROUNDING:
             raise BudgetError(
                 f"removing {ratio:.1%} of the {self._of} is not reachable: "
-                f"at most {reachable:.1%} can go",
-                hint="ask for less, allow narrower groups (--min-units) or unpin more axes",
+                f"between 0 and {_floored(reachable)} can go",
+                hint=self._remedy(),
             )
 
-    def _smallest(self, ratio: float, most: int, keep: Callable[[int], Kept]) -> Kept:
+    def _remedy(self) -> str:
+        remedies = ["ask for less"]
+        if self._protected:
+            remedies.append("protect fewer groups (--only, --skip)")
+        if self._min_units > 1:
+            remedies.append("allow narrower groups (--min-units)")
+        if self._round_to > 1:
+            remedies.append("round to a smaller multiple (--round-to)")
+        return ", or ".join(remedies)
+
+    def _smallest(self, ratio: float, most: int, choose: Callable[[int], Kept]) -> Kept:
         """The first of the nested choices 0..most that removes the ratio asked for."""
+        self._check_reachable(ratio, choose(most))
         low, high = 0, most
         while low < high:
             middle = (low + high) // 2
-            if self._reached(keep(middle)) >= ratio:
+            if self._reached(choose(middle)) >= ratio - _ROUNDING:
                 high = middle
             else:
                 low = middle + 1
-        return keep(low)
+        return choose(low)
+
+
+def _floored(fraction: float) -> str:
+    """Write a fraction in per cent, rounded down, so that asking for it succeeds."""
+    return f"{math.floor(fraction * 1000) / 10:.1f}%"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphprune.graph import DependencyGraph, trace
 from tests.helpers import randomize
 
 
@@ -26,13 +28,11 @@ class Network:
         build: Makes the module; seeded by the caller.
         inputs: Makes example inputs.
         groups: Expected group sizes by name.
-        samplewise: Whether one coalition per sample can be evaluated in one batch.
     """
 
     build: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Any, ...]]
     groups: dict[str, int]
-    samplewise: bool = True
 
     def make(self) -> nn.Module:
         """Build the network with seeded weights and random norm statistics, in float64."""
@@ -41,6 +41,13 @@ class Network:
 
 
 NETWORKS: dict[str, Network] = {}
+
+
+@cache
+def traced(name: str) -> DependencyGraph:
+    """Return the graph of a network; shared by all tests of a process, which do not change it."""
+    network = NETWORKS[name]
+    return trace(network.make(), network.inputs())
 
 
 def image(*shape: int) -> Callable[[], tuple[Any, ...]]:
@@ -60,13 +67,11 @@ def tokens(length: int, vocabulary: int) -> Callable[[], tuple[Any, ...]]:
 def network(
     inputs: Callable[[], tuple[Any, ...]],
     groups: dict[str, int],
-    *,
-    samplewise: bool = True,
 ) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Register a module class."""
 
     def register(build: type[nn.Module]) -> type[nn.Module]:
-        NETWORKS[build.__name__] = Network(build, inputs, groups, samplewise)
+        NETWORKS[build.__name__] = Network(build, inputs, groups)
         return build
 
     return register
@@ -554,6 +559,21 @@ class Reordered(nn.Module):
         return self.head(self.last(x).repeat_interleave(2, dim=2))
 
 
+@network(image(3, 8, 8), {"conv.0.weight": 6, "last.weight": 5})
+class Reindexed(nn.Module):
+    """Channels permuted by a buffer, then every second one picked as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = conv_bn(3, 6), nn.Conv2d(9, 5, 1)
+        self.register_buffer("order", torch.tensor([3, 1, 0, 2, 5, 4]))
+        self.head = Head(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)[:, self.order]
+        return self.head(self.last(torch.cat([x, x[:, ::2]], 1)))
+
+
 # ---- norms --------------------------------------------------------------------------------------
 
 
@@ -755,7 +775,7 @@ class FoldedHeads(nn.Module):
         return self.out(y.view(3, n, t, 4).permute(1, 2, 0, 3).reshape(n, t, 12))
 
 
-@network(image(8, 8, 6), {"embed.weight": 8, "qkv.weight": 2}, samplewise=True)
+@network(image(8, 8, 6), {"embed.weight": 8, "qkv.weight": 2})
 class Windows(nn.Module):
     """Shifted windows with a relative position bias, as in Swin."""
 

@@ -12,17 +12,12 @@ import torch
 from graphprune.couplings import coupling_graph, write_graph
 from graphprune.errors import ArtifactError, OptionError
 from graphprune.graph import DependencyGraph, trace
-from tests.networks import NETWORKS
-
-
-def graph_of(name: str) -> DependencyGraph:
-    network = NETWORKS[name]
-    return trace(network.make(), network.inputs())
+from tests.networks import NETWORKS, traced
 
 
 @pytest.fixture(scope="module")
 def residual() -> DependencyGraph:
-    return graph_of("Residual")
+    return traced("Residual")
 
 
 def test_nodes_say_what_an_axis_is(residual: DependencyGraph) -> None:
@@ -66,7 +61,7 @@ def test_a_convolution_does_not_join_its_input_with_its_output(residual: Depende
 
 
 def test_parts_of_a_split_are_named_after_what_takes_them() -> None:
-    axes = graph_of("SplitUneven").networkx
+    axes = traced("SplitUneven").networkx
     assert axes.edges["getitem:1", "relu:1"]["op"] == "aten.split_with_sizes.default"
     assert not axes.has_edge("getitem:1", "getitem_1:1")
 
@@ -74,7 +69,7 @@ def test_parts_of_a_split_are_named_after_what_takes_them() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_components_are_at_most_the_groups_of_units(name: str) -> None:
     """Every axis of a group hangs together through ops, and every edge shares units or none."""
-    graph = graph_of(name)
+    graph = traced(name)
     axes = coupling_graph(graph)
     for group in graph.groups:
         members = [f"{member.parameter}:{member.dim}" for member in group.members]

@@ -14,15 +14,14 @@ from torch import nn
 
 from graphprune.drawing import draw
 from graphprune.graph import trace
-from tests.networks import NETWORKS
+from tests.networks import NETWORKS, traced
 
 DOCS = Path(__file__).parents[1] / "docs"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(name: str) -> ElementTree.Element:
-    network = NETWORKS[name]
-    return ElementTree.fromstring(draw(trace(network.make(), network.inputs())))
+    return ElementTree.fromstring(draw(traced(name)))
 
 
 def rectangles(root: ElementTree.Element) -> list[tuple[float, float, float, float]]:

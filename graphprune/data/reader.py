@@ -10,12 +10,12 @@ import torch
 
 from graphprune.data.arrays import read_arrays
 from graphprune.data.batches import CalibrationBatches, as_batches, collected
-from graphprune.factories import call_factory
 from graphprune.data.images import read_images
 from graphprune.data.prepare import normalised, prepared
 from graphprune.data.source import DataSource
 from graphprune.data.validate import require_labels
 from graphprune.errors import DataError
+from graphprune.factories import call_factory
 
 _ARRAYS = (".npy", ".npz", ".safetensors")
 _FORMS = (

@@ -135,9 +135,7 @@ class _Run:
         lengths: Coalitions per image of each round.
     """
 
-    def __init__(
-        self, game: NetworkGame, seed: int, band: float, lengths: tuple[int, int]
-    ) -> None:
+    def __init__(self, game: NetworkGame, seed: int, band: float, lengths: tuple[int, int]) -> None:
         self._game = game
         self._band = band
         self._generator = torch.Generator().manual_seed(seed)

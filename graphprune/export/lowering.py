@@ -50,6 +50,8 @@ def lowered(program: ExportedProgram) -> LoweredProgram:
     The copy shares the weights and nothing else, so that ``torch.onnx`` may change its graph.
     """
     graph = copy.deepcopy(program.graph)
+    for node, original in zip(graph.nodes, program.graph.nodes, strict=True):
+        node.name = original.name  # the signature goes by names, which copying may change
     for node in graph.nodes:
         lower = _LOWERINGS.get(node.target)
         if lower is not None:

@@ -41,7 +41,7 @@ def export_onnx(
 ) -> None:
     """Write a network to an ONNX file, whole or not at all.
 
-    Inputs and outputs have the batch as their first dim, named ``batch``. Weights lie in the file
+    Inputs have the batch as their first dim, which is named ``batch``. Weights lie in the file
     itself; only beyond 2 GB they go to a second one beside it, named as this one with ``.data``.
 
     Args:
@@ -87,11 +87,18 @@ def _converted(program: ExportedProgram, opset: int | None) -> ONNXProgram:
     try:
         return _call_torch(program, opset)
     except Exception as error:  # torch.onnx raises many unrelated types
-        text = next((line for line in str(error).splitlines() if line.strip()), "")
         raise TraceError(
-            f"torch.onnx cannot translate the network: {type(error).__name__}: {text[:300]}",
+            f"torch.onnx cannot translate the network: {_reason(error)}",
             hint="save it as .pt2 instead, or replace the operator that it names",
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what went wrong first; torch.onnx wraps it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text.strip()[:300]}"
 
 
 def _call_torch(program: ExportedProgram, opset: int | None) -> ONNXProgram:

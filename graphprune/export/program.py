@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError
 from graphprune.files import replacing
-from graphprune.load.exported import read_exported
+from graphprune.load.exported import read_program
 from graphprune.signature import a_weight
 from graphprune.surgery import PrunedModel, as_pruned_model
 from graphprune.trace import export_program, quiet_export
@@ -98,22 +99,23 @@ def load_program(path: Path | str, *, trust: bool = False) -> PrunedModel:
     """Read a network from a ``.pt2`` file; it can be trained, repaired and exported again.
 
     Args:
-        path: What :func:`save_program` wrote, or another exported program with tensor inputs.
+        path: What :func:`save_program` wrote, or another exported program.
         trust: Read a file that holds more than tensors and operators, which may run code.
 
     Raises:
         TrustError: It holds more, and ``trust`` is false.
         ModelError: It is missing, damaged or no exported program.
     """
-    draft = read_exported(str(path), trust=trust)
-    module = draft.module
+    program = read_program(str(path), trust=trust)
+    module = program.module(check_guards=False)
     if not isinstance(module, fx.GraphModule):
         raise ModelError(
             f"{path} holds a {type(module).__name__} instead of a graph",
             hint="write it with torch.export.save of a current torch",
         )
     _tie(module)
-    return as_pruned_model(module, draft.stored_inputs)
+    given = program.example_inputs
+    return as_pruned_model(module, None if given is None else pytree.tree_leaves(given[0]))
 
 
 def _for_export(model: nn.Module) -> nn.Module:

@@ -143,7 +143,7 @@ class Evaluator:
         reference = self.reference(index).clone()
         drawn = [sample_predictions(reference, generator) for _ in range(n_draws)]
         task = _Task(performance, reference, self.batches[index].labels, tuple(drawn))
-        if self.per_sample:
+        if self.per_sample and len(coalitions) > 1:
             gates = self._gates(coalitions).requires_grad_()
             logits = class_logits(self._gated(gates, *self._inputs(self.batches[index])))
             return _differentiate(logits, gates, task)
@@ -159,12 +159,9 @@ class Evaluator:
     ) -> GateGradients:
         """Differentiate one image with a coalition that all of a pass share."""
         one = slice(place, place + 1)
+        inputs = tuple(self._filled_up(x[one]) for x in batch.inputs)
         gates = self._gates(coalition).requires_grad_()
-        if self.graph.program.dynamic_batch:
-            logits = class_logits(self._gated(gates, *(x[one] for x in batch.inputs)))
-        else:
-            logits = class_logits(self._gated(gates, *self._inputs(batch)))[one]
-        return _differentiate(logits, gates, task)
+        return _differentiate(class_logits(self._gated(gates, *inputs))[:1], gates, task)
 
     def _suffix_logits(self, kept: Tensor, border: tuple[Tensor, ...], batch: Batch) -> Tensor:
         return class_logits(self._split.suffix(self._gates(kept), *border))[: batch.n_images]
@@ -173,13 +170,15 @@ class Evaluator:
         return unit_gates(coalitions, self._dtype).to(self._device)
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return a batch's inputs, filled up by its first image where the batch size is fixed."""
-        missing = 0 if self.graph.program.dynamic_batch else self.graph.batch_size - batch.n_images
-        if not missing:
-            return batch.inputs
-        return tuple(
-            torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) for x in batch.inputs
-        )
+        return tuple(self._filled_up(x) for x in batch.inputs)
+
+    def _filled_up(self, x: Tensor) -> Tensor:
+        """Repeat the first image until a batch is as large as the network takes.
+
+        Two at least, as when it was traced: some networks squeeze a batch of one away.
+        """
+        least = 2 if self.graph.program.dynamic_batch else self.graph.batch_size
+        return torch.cat([x, x[:1].expand(max(least - len(x), 0), *x.shape[1:])])
 
 
 @dataclass(frozen=True)

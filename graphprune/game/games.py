@@ -131,9 +131,7 @@ class NetworkGame:
                 f"value {self._value!r} changes in steps, so it has no gate gradients",
                 hint="use --value kl or cross-entropy, or --game group",
             )
-        return self._evaluator.gradients(
-            batch, coalitions, self._performance, generator, n_draws
-        )
+        return self._evaluator.gradients(batch, coalitions, self._performance, generator, n_draws)
 
 
 def _checked_performance(value: str, data: CalibrationBatches) -> Performance:

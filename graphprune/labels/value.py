@@ -27,11 +27,13 @@ class Value:
         factors: Arrays of atoms, each of the tensor's rank.
         constant: The tensor does not depend on the network's inputs (a parameter, a buffer or
             something computed from those alone).
+        numbers: What a constant tensor of integers holds, where that is known.
     """
 
     shape: Shape
     factors: tuple[Factor, ...] = ()
     constant: bool = False
+    numbers: npt.NDArray[np.int64] | None = None
 
     @property
     def rank(self) -> int:

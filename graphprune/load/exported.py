@@ -31,11 +31,7 @@ def read_exported(spec: str, *, trust: bool) -> Draft:
         TrustError: The archive holds more than tensors and operators, and ``trust`` is false.
         ModelError: It cannot be read, or takes inputs that are not tensors.
     """
-    path = existing_file(spec, what="model file")
-    _require_exported(path, spec)
-    if not trust:
-        scan_archive(path, spec)
-    program = _load(path, spec)
+    program = read_program(spec, trust=trust)
     stored = _stored_inputs(program, spec)
     return Draft(
         module=program.module(check_guards=False),
@@ -43,6 +39,24 @@ def read_exported(spec: str, *, trust: bool) -> Draft:
         stored_inputs=stored,
         fixed_batch=_fixed_batch(program),
     )
+
+
+def read_program(spec: str, *, trust: bool) -> ExportedProgram:
+    """Read an exported program, whatever inputs it takes.
+
+    Args:
+        spec: The path as typed.
+        trust: Skip the scan; reading may then run whatever the file says.
+
+    Raises:
+        TrustError: The archive holds more than tensors and operators, and ``trust`` is false.
+        ModelError: It cannot be read.
+    """
+    path = existing_file(spec, what="model file")
+    _require_exported(path, spec)
+    if not trust:
+        scan_archive(path, spec)
+    return _load(path, spec)
 
 
 def _require_exported(path: Path, spec: str) -> None:

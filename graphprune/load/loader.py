@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from graphprune.errors import ModelError
+from graphprune.factories import call_factory
 from graphprune.load.checks import require_usable
 from graphprune.load.containers import existing_file
 from graphprune.load.exported import read_exported
-from graphprune.factories import call_factory
 from graphprune.load.hashing import model_hash
 from graphprune.load.inputs import example_inputs_for
 from graphprune.load.pickled import read_module

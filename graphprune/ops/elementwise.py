@@ -9,9 +9,8 @@ from graphprune.ops.registry import OpCall, rule
 _UNARY = """
     relu.default relu6.default gelu.default silu.default sigmoid.default tanh.default elu.default
     hardswish.default hardsigmoid.default hardtanh.default leaky_relu.default softplus.default
-    mish.default celu.default selu.default log_sigmoid.default softsign.default hardshrink.default
+    mish.default celu.default selu.default log_sigmoid.default hardshrink.default
     dropout.default feature_dropout.default alpha_dropout.default feature_alpha_dropout.default
-    contiguous.default clone.default detach.default alias.default lift_fresh_copy.default
     to.dtype to.device to.dtype_layout _to_copy.default
     neg.default exp.default log.default log1p.default expm1.default log2.default sqrt.default
     rsqrt.default square.default abs.default reciprocal.default erf.default sign.default
@@ -42,6 +41,18 @@ def _overloads(names: str) -> list[str]:
 def elementwise(call: OpCall) -> Value:
     """Unite the operands with broadcasting; scalars join nothing."""
     return merge(call.coupler, call.values(), call.shape)
+
+
+@rule(
+    "aten.contiguous.default",
+    "aten.clone.default",
+    "aten.detach.default",
+    "aten.alias.default",
+    "aten.lift_fresh_copy.default",
+)
+def copying(call: OpCall) -> Value:
+    """The same elements."""
+    return call.value(0)
 
 
 @rule("aten.type_as.default")

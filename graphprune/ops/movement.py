@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -187,10 +189,7 @@ def slicing(call: OpCall) -> Value:
     dim = int(call.get(1, 0)) % value.rank
     if not value.along(dim):
         return Value(call.shape, value.factors)
-    step = int(call.get(4, 1))
-    where = slice(call.get(2), call.get(3), step)
-    if step != 1:
-        raise UnsupportedCall("strided slice of a prunable axis")
+    where = slice(call.get(2), call.get(3), int(call.get(4, 1)))
     return take(call.coupler, value, dim, where, call.shape)
 
 
@@ -202,7 +201,10 @@ def rewrite_slice(resize: Resize) -> None:
     kept = resize.kept_in(0, dim)
     if kept is None:
         return
-    span = range(before[dim])[resize.argument(2) : resize.argument(3)]
+    span = range(before[dim])[resize.argument(2) : resize.argument(3) : resize.argument(4, 1)]
+    if span.step != 1:
+        _select_again(resize, dim, np.array(span))
+        return
     first, last = _bounds(kept, span)
     resize.retarget(torch.ops.aten.slice.Tensor, (resize.tensor(0), dim, first, last))
 
@@ -311,32 +313,65 @@ def getting(call: OpCall) -> Value:
 
 @rule("aten.index_select.default")
 def index_selecting(call: OpCall) -> Value:
-    """Pick entries of a fixed axis; the other axes pass."""
-    value = call.value(0)
-    dim = int(call.get(1)) % value.rank
-    for factor in value.along(dim):
-        call.coupler.pin(factor, "picked by an index tensor")
-    return Value(call.shape, tuple(f for f in value.factors if f.shape[dim] == 1))
+    """Pick entries of one axis; the other axes pass."""
+    value, index = call.value(0), call.value(2)
+    return _pick(call, value, {int(call.get(1)) % value.rank: index}, lambda factor: factor)
 
 
 @rule("aten.index.Tensor")
 def indexing(call: OpCall) -> Value:
-    """Pick entries of fixed axes by index tensors; the other axes pass."""
+    """Pick entries of some axes by index tensors; the other axes pass."""
     value = call.value(0)
-    listed = list(call.get(1))
-    picked = [dim for dim, index in enumerate(listed) if index is not None]
-    indices = [listed[dim] for dim in picked]
-    if not all(isinstance(index, Value) for index in indices):
+    listed = dict(enumerate(call.get(1)))
+    picked = {dim: index for dim, index in listed.items() if index is not None}
+    if not all(isinstance(index, Value) for index in picked.values()):
         raise UnsupportedCall("an index that is not a tensor")
-    for index in indices:
+    rank = max(index.rank for index in picked.values())
+    return _pick(call, value, picked, lambda factor: _indexed_shape(factor, [*picked], rank))
+
+
+def _pick(
+    call: OpCall,
+    value: Value,
+    picked: dict[int, Value],
+    place: Callable[[Factor], Factor],
+) -> Value:
+    """Follow an index that is a known constant vector; pin what is picked by any other."""
+    for index in picked.values():
         call.coupler.pin_value(index, "an index tensor")
+    (dim, index) = next(iter(picked.items()))
+    if len(picked) == 1 and index.numbers is not None and value.along(dim):
+        return take(call.coupler, value, dim, index.numbers.tolist(), call.shape)
     passed = []
     for factor in value.factors:
-        if any(factor.shape[dim] > 1 for dim in picked):
+        if any(factor.shape[along] > 1 for along in picked):
             call.coupler.pin(factor, "picked by an index tensor")
         else:
-            passed.append(_indexed_shape(factor, picked, max(index.rank for index in indices)))
+            passed.append(place(factor))
     return Value(call.shape, tuple(passed))
+
+
+@rewrite("aten.index_select.default", "aten.index.Tensor")
+def rewrite_index(resize: Resize) -> None:
+    """Pick what remains from where it is now."""
+    second = resize.argument(1)
+    if isinstance(second, int):
+        dim = second % len(resize.shape_in(0))
+    else:
+        dim = next(k for k, index in enumerate(second) if index is not None)
+    kept = resize.kept_in(0, dim)
+    if kept is not None:
+        index = resize.argument(2) if isinstance(second, int) else second[dim]
+        _select_again(resize, dim, resize.constant_of(index))
+
+
+def _select_again(resize: Resize, dim: int, index: Kept) -> None:
+    """Select by a new constant: the entries of ``index`` that remain, as they are numbered now."""
+    before, after = resize.kept_in(0, dim), resize.kept(dim)
+    where = index if after is None else index[after]
+    numbers = np.searchsorted(before, where % resize.shape_in(0)[dim])  # type: ignore[arg-type]
+    constant = resize.constant(torch.from_numpy(numbers))
+    resize.retarget(torch.ops.aten.index_select.default, (resize.tensor(0), dim, constant))
 
 
 def _indexed_shape(factor: Factor, picked: list[int], rank: int) -> Factor:

@@ -76,6 +76,30 @@ class Resize:
             product = graph.call_function(operator.mul, (size, kept))
             return graph.call_function(operator.floordiv, (product, before))
 
+    def constant_of(self, node: fx.Node) -> Kept:
+        """Return what a constant vector of integers holds, by the node that reads or copies it."""
+        source = node
+        while source.op != "get_attr":
+            source = source.all_input_nodes[0]
+        owner, _, name = str(source.target).rpartition(".")
+        module = self.node.graph.owning_module
+        assert module is not None
+        held: Kept = getattr(module.get_submodule(owner), name).detach().cpu().numpy()
+        return held.astype(np.int64)
+
+    def constant(self, tensor: torch.Tensor) -> fx.Node:
+        """Add a constant of its own to the network; return the node that reads it."""
+        module = self.node.graph.owning_module
+        assert module is not None
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        taken = {name for name, _ in [*tensors, *module.named_children()]}
+        name = f"{self.node.name}_index"
+        while name in taken:
+            name += "_"
+        module.register_buffer(name, tensor)
+        with self.node.graph.inserting_before(self.node):
+            return self.node.graph.get_attr(name)
+
     def retarget(self, target: Any, arguments: tuple[Any, ...]) -> None:
         """Call another overload with these arguments instead."""
         self.node.target = target

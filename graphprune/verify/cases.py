@@ -50,6 +50,11 @@ class Case:
     inputs: tuple[Any, ...]
     labels: Tensor | None = None
 
+    @property
+    def batch(self) -> int:
+        """How many samples the inputs hold."""
+        return max(len(leaf) for leaf in tensors_of(self.inputs) if leaf.dim())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cases:

@@ -17,6 +17,9 @@ from graphprune.verify.report import Check
 _FOLDED = 0.02
 """Largest share of weights that the ONNX optimizer may have computed into other constants."""
 
+_CONTRACTIONS = ("conv", "linear", "addmm", "embedding")
+"""Ops that read their weights from the file as they are, by what their names contain."""
+
 _LISTED = 3
 """How many of the weights at fault a check names."""
 
@@ -87,8 +90,9 @@ def check_inputs(model: onnx.ModelProto, leaves: Sequence[Tensor]) -> Check:
 def check_weights(model: onnx.ModelProto, network: nn.Module) -> Check:
     """Check that every weight of the network lies in the file, in its shape or transposed.
 
-    Weights are parameters of rank 2 and more. Those of rank 1 may be gone: batch norms are folded
-    into convolutions. A small share of the others may have been computed into constants, too.
+    Weights are parameters of rank 2 and more that a convolution, linear layer or embedding reads;
+    others may be gone, such as batch norms, which are folded into convolutions, and tables of
+    positions. What layers read constants only (as Swin 2 does) is computed, too: a small share.
     """
     name = "weights"
     stored = {value.name: tuple(value.dims) for value in model.graph.initializer}
@@ -123,17 +127,22 @@ def _absent(weights: dict[str, Shape], stored: Iterable[Shape]) -> list[str]:
 
 
 def _used_weights(network: nn.Module) -> dict[str, Shape]:
-    """Return shapes of the parameters of rank 2 and more that are read, shared ones once."""
-    read = None
-    if isinstance(network, fx.GraphModule):
-        nodes = network.graph.find_nodes(op="get_attr")
-        read = {str(node.target) for node in nodes if node.users}
+    """Return shapes of the weights that are read as they are, shared ones once."""
+    read = _read_by_contractions(network) if isinstance(network, fx.GraphModule) else None
     found: dict[int, tuple[str, Shape]] = {}
     for name, tensor in named_tensors(network).items():
         is_read = read is None or name in read
         if is_read and isinstance(tensor, nn.Parameter) and tensor.dim() > 1:
             found.setdefault(id(tensor), (name, tuple(tensor.shape)))
     return dict(found.values())
+
+
+def _read_by_contractions(network: fx.GraphModule) -> set[str]:
+    return {
+        str(node.target)
+        for node in network.graph.find_nodes(op="get_attr")
+        if any(part in str(user.target) for user in node.users for part in _CONTRACTIONS)
+    }
 
 
 def _leading(value: onnx.ValueInfoProto) -> int | str | None:

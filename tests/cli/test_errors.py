@@ -62,9 +62,7 @@ def test_bad_input(run: Run, workplace: Path, arguments: tuple[str, ...], says: 
 
 
 def test_unreachable_budget_is_a_finding(run: Run) -> None:
-    fails(
-        run, "prune", *MODEL, "--criterion", "l1", "--ratio", "0.99", says="at most", code=1
-    )
+    fails(run, "prune", *MODEL, "--criterion", "l1", "--ratio", "0.99", says="at most", code=1)
 
 
 def test_labels_out_of_range(run: Run, workplace: Path) -> None:
@@ -91,7 +89,9 @@ def test_changed_files_are_caught(run: Run, workplace: Path, name: str) -> None:
 def test_another_model_is_refused(run: Run, workplace: Path) -> None:
     assert run("rank", *MODEL, "--criterion", "l1").code == 0
     source = (workplace / "net.py").read_text()
-    (workplace / "net.py").write_text(source.replace("nn.Conv2d(12, 8, 1)", "nn.Conv2d(12, 8, 1, bias=False)"))
+    (workplace / "net.py").write_text(
+        source.replace("nn.Conv2d(12, 8, 1)", "nn.Conv2d(12, 8, 1, bias=False)")
+    )
     fails(run, "prune", "--ratio", "0.3", says="not the network that was ranked")
 
 

@@ -57,6 +57,18 @@ OPS: dict[str, tuple[Callable[[Tensor], Tensor], int, int]] = {
     "movedim": (lambda x: x.movedim((1, 2), (2, 1)).mT, 8, 8),
     "unflatten": (lambda x: x.unflatten(-1, (-1, 2)).flatten(-2), 8, 4),
     "index tokens": (lambda x: x[:, torch.tensor([0, 2, 4])], 8, 8),
+    "permuted by a constant": (
+        lambda x: x[..., torch.tensor([3, 1, 0, 2, 7, 5, 4, -2])],
+        8,
+        8,
+    ),
+    "picked twice by a constant": (
+        lambda x: x.index_select(-1, torch.tensor([3, 1, 1, 0, 5])),
+        5,
+        8,
+    ),
+    "strided slice": (lambda x: x[..., 1::2], 4, 8),
+    "strided slices joined": (lambda x: torch.cat([x[..., 1::2], x[..., ::2]], -1), 8, 8),
     "where": (lambda x: torch.where(x > 0, x, 0.1 * x), 8, 8),
     "masked_fill": (lambda x: x.masked_fill(x > 0.5, 0.5), 8, 8),
     "type_as": (lambda x: x.float().type_as(x), 8, 8),

@@ -43,7 +43,9 @@ def united(coupler: Coupler) -> set[tuple[int, int]]:
     """All pairs that were united, smaller atom first."""
     pairs: set[tuple[int, int]] = set()
     for union in coupler._reports.unions:
-        pairs |= {(min(p), max(p)) for p in zip(union.left.tolist(), union.right.tolist(), strict=True)}
+        pairs |= {
+            (min(p), max(p)) for p in zip(union.left.tolist(), union.right.tolist(), strict=True)
+        }
     return pairs
 
 

@@ -1,0 +1,71 @@
+"""Networks in float64: casts written into graphs are widened, originals stay."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.game.masking import mask_network
+from graphprune.graph import trace
+from graphprune.surgery import cut
+from graphprune.verify import as_double, same_weights
+from tests.export.subjects import subject
+from tests.helpers import random_kept, run
+
+
+class HalfNorm(nn.Module):
+    """Computes in bfloat16, with a norm that casts to float32, as language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x).float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6)
+        return self.out(y.to(x.dtype))
+
+
+def test_casts_in_graphs_are_widened() -> None:
+    graph = trace(HalfNorm().bfloat16(), (torch.randn(2, 6, dtype=torch.bfloat16),))
+    kept = random_kept(graph, 0.3, 0)
+    x = torch.randn(5, 6, dtype=torch.float64)
+
+    pruned, masked = as_double(cut(graph, kept)), as_double(mask_network(graph, kept))
+
+    (a,), (b,) = run(pruned, (x,)), run(masked, (x,))
+    assert a.dtype == torch.float64
+    assert (a - b).abs().max() < 1e-12 * a.abs().max()
+
+
+def test_the_network_itself_stays() -> None:
+    pruned = subject("Residual").pruned
+    code = pruned.code
+
+    as_double(pruned)
+
+    assert {p.dtype for p in pruned.parameters()} == {torch.float32}
+    assert pruned.code == code
+
+
+def test_same_weights_sees_every_kind_of_difference() -> None:
+    pruned, other = subject("DictOutputs").pruned, subject("DictOutputs").pruned
+    assert same_weights(pruned, other).ok
+
+    with torch.no_grad():
+        other.get_buffer("norm.running_mean").add_(1)
+    check = same_weights(pruned, other)
+    assert not check.ok
+    assert "norm.running_mean has other values" in check.detail
+    assert same_weights(pruned, other, changed=("norm.running_mean",)).ok
+
+    other = subject("DictOutputs").pruned
+    other.get_parameter("head.bias").requires_grad_(True)
+    assert "head.bias is trainable" in same_weights(pruned, other).detail
+
+    other = subject("DictOutputs").pruned
+    other.get_submodule("b").weight = nn.Parameter(other.get_parameter("a.weight").detach().clone())
+    assert "tied" in same_weights(pruned, other).detail
+
+    assert "no a.weight" in same_weights(pruned, nn.Linear(2, 2)).detail
+    assert not same_weights(pruned, subject("DictOutputs").pruned.half()).ok
