@@ -106,8 +106,7 @@ class StateStore:
 
     def _read(self, identity: Mapping[str, str]) -> dict[str, Arrays]:
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = _arrays_of(self.path)
             recorded = json.loads(str(arrays.pop(_IDENTITY)))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ArtifactError(
@@ -226,6 +225,16 @@ class Part:
         self.checkpoint.parts.pop(f"work on {self.name}", None)
         self.checkpoint.parts[f"result of {self.name}"] = dict(arrays)
         self.checkpoint.write_if_due(self.checkpoint.parts)
+
+
+def _arrays_of(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    # Opened here: numpy would leave a file that is no archive open.
+    with path.open("rb") as handle:
+        if not zipfile.is_zipfile(handle):
+            raise ValueError("it is no archive")
+        handle.seek(0)
+        with np.load(handle, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
 
 
 def _layout(arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -203,16 +203,17 @@ def _attention(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
 
 
 def _einsum(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-    """Every combination of the letters is one multiplication; letters of one operand cost none."""
-    terms = str(node.args[0]).replace(" ", "").split("->")[0].split(",")
-    if len(terms) != 2 or any("." in term for term in terms):
+    """Letters multiply, but those of one operand that the result lacks are summed beforehand."""
+    inputs, _, output = str(node.args[0]).replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if len(terms) != 2 or "." in inputs:
         return
     axes: dict[str, _Axis] = {}
     for position, term in enumerate(terms):
         operand = _axes_of(graph, graph.input_node(node.name, (1, position)))
         for letter, axis in zip(term, operand, strict=True):
             # An axis of size 1 is broadcast over the other operand's.
-            if letter not in axes or axes[letter].size == 1:
+            if (letter in output or letter in terms[1 - position]) and axis.size > 1:
                 axes[letter] = axis
     yield list(axes.values())
 

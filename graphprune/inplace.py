@@ -44,6 +44,7 @@ def prune_in_place_of(model: nn.Module, graph: DependencyGraph, kept: Kept) -> n
         SurgeryError: ``model`` is another network, or its forward does not follow its layers.
     """
     pruned, removed = cut(graph, kept), removed_entries(graph, kept)
+    _require_traced(model, graph, removed)
     smaller = copy.deepcopy(model)
     try:
         _slice(smaller, removed, pruned)
@@ -55,6 +56,22 @@ def prune_in_place_of(model: nn.Module, graph: DependencyGraph, kept: Kept) -> n
         ) from error
     _verify(smaller, pruned, model)
     return smaller
+
+
+def _require_traced(model: nn.Module, graph: DependencyGraph, removed: Removed) -> None:
+    for name in removed:
+        expected = _tensor(graph.program.module, name).shape
+        try:
+            found = _tensor(model, name).shape
+        except AttributeError:
+            found = None
+        if found != expected:
+            is_now = "is missing" if found is None else f"is {tuple(found)}"
+            raise SurgeryError(
+                f"this {type(model).__name__} is not the network that was traced: {name} {is_now} "
+                f"instead of {tuple(expected)}",
+                hint="pass the model that was given to gp.trace",
+            )
 
 
 # ---- slicing ------------------------------------------------------------------------------------

@@ -503,6 +503,7 @@ def accuracy(module: nn.Module, data: CalibrationBatches) -> float:
         for batch in data.to(dtype=dtype):
             outputs = torch.utils._pytree.tree_leaves(module(*batch.inputs))
             predicted: Tensor = class_logits(outputs).mean(1).argmax(-1)
+            assert batch.labels is not None
             right += int((predicted == batch.labels).sum())
     return right / data.n_images
 

@@ -99,8 +99,8 @@ def select(
     """Choose the units that go.
 
     With ``scope="group"`` the same fraction of every group goes, lowest scores first: of units, to
-    the nearest whole number in every group; of parameters or multiply-accumulates, the smallest
-    fraction that reaches the budget. With ``scope="global"`` all units compete by score per cost
+    the nearest whole number in every group; of parameters or multiply-accumulates, or where widths
+    are rounded, the smallest fraction that reaches the budget. With ``scope="global"`` all units compete by score per cost
     until the budget is reached. No axis of any tensor is emptied. A larger ratio removes what a
     smaller one does, and more.
 
@@ -191,7 +191,7 @@ class _Chooser:
         """Remove the same fraction of every group."""
         fractions = self._fractions()
         sequence = self._removable(np.argsort(fractions, kind="stable"))
-        if self._of == "units":
+        if self._of == "units" and self._round_to == 1:
             # To the nearest whole number of units, group by group, half a unit up.
             self._check_reachable(ratio, self._without(sequence))
             return self._without(sequence[fractions[sequence] <= ratio + _ROUNDING])

@@ -225,7 +225,8 @@ class Generated(nn.Module):
         self.stem = nn.Conv2d(3, 6, 3, padding=1)
         width, pieces = 6, []
         for kind in kinds:
-            pieces.append(PIECES[kind](width))
+            # Pieces that take channels apart need a few.
+            pieces.append((PIECES[kind] if width > 2 else ConvPiece)(width))
             width = pieces[-1].width
         self.pieces = nn.Sequential(*pieces)
         self.mix = nn.Conv2d(width, 5, 1)

@@ -639,6 +639,26 @@ class InstanceNorm(nn.Module):
         return self.head(F.relu(self.n2(self.b(F.relu(self.n1(self.a(x)))))) + 0.1)
 
 
+class StandardConv(nn.Conv2d):
+    """A convolution whose weight is standardised over its inputs, as in timm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, training=True).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+
+@network(image(3, 8, 8), {"a.weight": 6, "b.weight": 5})
+class WeightStandardisation(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = StandardConv(3, 6, 3), StandardConv(6, 5, 3)
+        self.head = Head(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.a(x).relu()).relu())
+
+
 @network(image(3, 8, 8), {"stem.weight": 8, "up.weight": 10})
 class GRN(nn.Module):
     """ConvNeXt's channels-last block with a global response norm."""

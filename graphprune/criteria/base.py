@@ -308,5 +308,6 @@ def _check_finite(scored: Scored, criterion: str) -> None:
     if not (np.isfinite(scored.scores).all() and np.isfinite(errors).all()):
         raise DataError(
             f"criterion {criterion!r} gave scores that are not finite",
-            hint="look for overflow in the network's outputs on the calibration data",
+            hint="a game over the full range may empty what a softmax or maximum runs over: "
+            "use --game network; else look for overflow",
         )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from graphprune.checkpoint import NO_STATE, Arrays, State
-from graphprune.errors import BudgetError
+from graphprune.errors import BudgetError, DataError
 from graphprune.estimators.base import Floats, ShapleyEstimate, register
 from graphprune.game.games import NetworkGame
 from graphprune.groups import UnitIds
@@ -75,6 +75,7 @@ class GradientEstimator:
 
         Raises:
             BudgetError: The budget is less than one coalition for each of the two rounds.
+            DataError: A gradient is not finite.
             OptionError: The game's performance changes in steps only.
         """
         budget = self.n_coalitions(game.n_images)
@@ -170,6 +171,11 @@ class _Run:
     def _orders(self, number: int) -> _Orders:
         """Return what a round draws its orders by: the scores that were found before it."""
         scores = self._start if number == 0 else self.rounds[number - 1].scores()
+        if not np.isfinite(scores).all():
+            raise DataError(
+                "gate gradients on the calibration data are not finite",
+                hint="rank in double precision, or with another criterion (--criterion l2)",
+            )
         return _orders(scores, self._game)
 
     def _add_marginals(self, step: _Step, evidence: _Evidence, orders: _Orders) -> None:

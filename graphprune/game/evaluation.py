@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.analysis import result_shapes
 from graphprune.data import Batch, CalibrationBatches
+from graphprune.errors import DataError
 from graphprune.game.masking import GATES, gated_module, lay_gates, unit_gates
 from graphprune.game.value import Performance, class_logits, log_likelihood, sample_predictions
 from graphprune.graph import DependencyGraph
@@ -112,12 +113,21 @@ class Evaluator:
         return torch.cat(columns, 1)
 
     def reference(self, index: int) -> Tensor:
-        """Return the unpruned network's logits on a batch, (images, positions, classes)."""
+        """Return the unpruned network's logits on a batch, (images, positions, classes).
+
+        Raises:
+            DataError: They are not finite, so that no coalition is worth anything.
+        """
         if index not in self._references:
             gates = self._gates(torch.ones(self.graph.n_units))
             batch = self.batches[index]
             with torch.inference_mode():
                 logits = class_logits(self._gated(gates, *self._inputs(batch)))
+            if not bool(torch.isfinite(logits).all()):
+                raise DataError(
+                    "the network's outputs on the calibration data are not finite",
+                    hint="check the data's normalisation (--mean, --std) and the weights",
+                )
             self._references[index] = logits[: batch.n_images].clone()
         return self._references[index]
 

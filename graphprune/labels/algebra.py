@@ -47,7 +47,9 @@ def merge(coupler: Coupler, values: Sequence[Value], shape: Shape) -> Value:
         if varying(lifted)
     ]
     factors = [
-        _merge_bundle(coupler, bundle, sizes) for bundle in _bundles_sharing_dims(contributions)
+        factor
+        for bundle in _bundles_sharing_dims(contributions)
+        for factor in _merge_bundle(coupler, bundle, sizes)
     ]
     return Value(shape, tuple(factors))
 
@@ -65,17 +67,30 @@ def _bundles_sharing_dims(contributions: list[_Contribution]) -> list[list[_Cont
     return [members for _, members in bundles]
 
 
-def _merge_bundle(coupler: Coupler, bundle: list[_Contribution], sizes: list[Shape]) -> Factor:
-    dims = frozenset().union(*(item.dims for item in bundle))
+def _merge_bundle(
+    coupler: Coupler, bundle: list[_Contribution], sizes: list[Shape]
+) -> list[Factor]:
+    dims: frozenset[int] = frozenset().union(*(item.dims for item in bundle))
+    labelled = {item.operand for item in bundle}
+    # Several factors of one operand (of a flattened tensor, say) hold side by side.
+    kept = [item.factor for item in bundle]
+    if len(labelled) > 1:
+        kept = [_united(coupler, bundle, sizes, dims)]
+    fixed = (size for operand, size in enumerate(sizes) if operand not in labelled)
+    if any(size[dim] > 1 for size in fixed for dim in dims):
+        for factor in kept:
+            coupler.pin(factor, "combined element-wise with an axis of fixed size")
+    return kept
+
+
+def _united(
+    coupler: Coupler, bundle: list[_Contribution], sizes: list[Shape], dims: frozenset[int]
+) -> Factor:
+    """Make the factors of several operands one, and return one that spans all their dims."""
     base = min(bundle, key=lambda item: (len(item.dims), item.factor.size))
     for item in bundle:
         if item is not base:
             coupler.unite(item.factor, base.factor)
-    labelled = {item.operand for item in bundle}
-    for operand, size in enumerate(sizes):
-        if operand not in labelled and any(size[dim] > 1 for dim in dims):
-            coupler.pin(base.factor, "combined element-wise with an axis of fixed size")
-            break
     if base.dims == dims or all(sizes[base.operand][dim] > 1 for dim in dims):
         return base.factor
     return max(bundle, key=lambda item: item.factor.size).factor

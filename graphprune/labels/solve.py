@@ -61,7 +61,8 @@ def solve(reports: Reports, values: Mapping[Key, Value]) -> Solution[Key]:
     while solver.close(distinct) or solver.reconcile(values.values()):
         pass
     solver.pin_whole_axes(distinct)
-    axes = {key: solver.axes(value) for key, value in values.items() if value.factors}
+    pinned = solver.pinned_mask()
+    axes = {key: solver.axes(value, pinned) for key, value in values.items() if value.factors}
     return Solution(solver.class_of, solver.n_classes, axes, solver.pinned())
 
 
@@ -97,7 +98,7 @@ class _Solver:
     def close(self, factors: list[Factor]) -> bool:
         """Unite rows or columns of factors that depend on several dims; whether any did."""
         changed = False
-        pinned = self._pinned_mask()
+        pinned = self.pinned_mask()
         for factor in factors:
             classes = self.class_of[factor]
             if factor.ndim < 2 or self._dim_of(classes) is not None:
@@ -112,15 +113,20 @@ class _Solver:
         return changed
 
     def reconcile(self, values: Iterable[Value]) -> bool:
-        """Unite the classes of two factors of one tensor that lie along one dim."""
+        """Unite the classes of two factors of one tensor that lie along one dim.
+
+        A factor whose classes are all pinned removes nothing and is in nobody's way.
+        """
         changed = False
+        pinned = self.pinned_mask()
         for value in values:
             if len(value.factors) < 2:
                 continue
             along: dict[int, Classes] = {}
             for factor in value.factors:
-                dim = self._dim_of(self.class_of[factor])
-                if dim is None or dim < 0:
+                classes = self.class_of[factor]
+                dim = self._dim_of(classes)
+                if dim is None or dim < 0 or pinned[classes].all():
                     continue
                 atoms = _along(factor, dim)
                 known = along.setdefault(dim, atoms)
@@ -138,19 +144,22 @@ class _Solver:
             if (classes == classes.flat[0]).all():
                 self._pins.append(Pin(np.unique(factor), "one unit fills the whole axis", CLOSURE))
 
-    def axes(self, value: Value) -> dict[int, Classes]:
-        """Return the classes along every dim that a factor describes."""
+    def axes(self, value: Value, pinned: npt.NDArray[np.bool_]) -> dict[int, Classes]:
+        """Return the classes along every dim that a factor describes.
+
+        Of several along one dim, those that are all ``pinned`` give way.
+        """
         found: dict[int, Classes] = {}
+        stuck: dict[int, Classes] = {}
         for factor in value.factors:
             classes = self.class_of[factor]
             dim = self._dim_of(classes)
-            if dim is not None and dim >= 0:
-                found[dim] = _along(classes, dim)
-            elif dim == -1:
-                # One class everywhere is pinned; show it on the first dim it describes.
-                first = varying(factor)[0]
-                found.setdefault(first, np.full(factor.shape[first], classes.flat[0]))
-        return found
+            if dim is None:
+                continue
+            if dim < 0:  # one class everywhere: shown on the first dim it describes
+                dim = varying(factor)[0]
+            (stuck if pinned[classes].all() else found)[dim] = _along(classes, dim)
+        return {**stuck, **found}
 
     def pinned(self) -> dict[int, tuple[Pin, ...]]:
         """Return the pins of every pinned class."""
@@ -160,7 +169,8 @@ class _Solver:
                 found.setdefault(cls, []).append(pin)
         return {cls: tuple(pins) for cls, pins in found.items()}
 
-    def _pinned_mask(self) -> npt.NDArray[np.bool_]:
+    def pinned_mask(self) -> npt.NDArray[np.bool_]:
+        """Return which classes are pinned."""
         mask = np.zeros(self.n_classes, bool)
         for pin in self._pins:
             mask[self.class_of[pin.atoms]] = True

@@ -19,10 +19,14 @@ from graphprune.ops.resize import Resize
 def batch_norm(call: OpCall) -> Value:
     """Batch norm: weight, bias and running statistics follow the channels.
 
-    Without running statistics every channel is averaged over the batch and its positions.
+    Without running statistics every channel is averaged over all other dims; weights are
+    standardised that way, and there the inputs that remain are the ones that count.
     """
-    if call.get(5):
+    if call.get(5) and call.optional(3) is not None:
         _pin_averaged(call, range(1, 2))
+    elif call.get(5):
+        others = tuple(dim for dim in range(call.value(0).rank) if dim != 1)
+        call.coupler.statistic((0,), others, masked_batch_norm)
     followers = [value for value in (call.optional(k) for k in (1, 2, 3, 4)) if value]
     return merge_shifted(call.coupler, call.value(0), followers, 1)
 
@@ -40,6 +44,29 @@ def _pin_averaged(call: OpCall, passing: range) -> None:
     for dim in range(value.rank):
         for factor in value.along(dim) if dim not in passing else ():
             call.coupler.pin(factor, "positions that a norm averages over")
+
+
+def masked_batch_norm(
+    mask: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *others: Any,
+) -> Tensor:
+    """Batch norm by the mean and variance of kept elements.
+
+    ``others`` are running mean and variance (none), the training flag, momentum and epsilon.
+    """
+    eps = float(others[4])
+    dims = [dim for dim in range(x.dim()) if dim != 1]
+    mean = kept_mean(x, mask, dims)
+    variance = kept_mean((x - mean).square(), mask, dims)
+    column = (1, -1) + (1,) * (x.dim() - 2)
+    return _affine(
+        (x - mean) * torch.rsqrt(variance + eps),
+        None if weight is None else weight.reshape(column),
+        None if bias is None else bias.reshape(column),
+    )
 
 
 # ---- layer norm ---------------------------------------------------------------------------------

@@ -84,6 +84,15 @@ class Cases:
             for seed in self.settings.seeds
         ]
 
+    def some(self) -> list[Case]:
+        """Return one case for each batch size, each with another seed, for costly checks."""
+        seeds = len(self.settings.seeds)
+        return [
+            case
+            for place, case in enumerate(self.random())
+            if place % seeds == (place // seeds) % seeds
+        ]
+
     def real(self, data: CalibrationBatches) -> list[Case]:
         """Return real images, in batches that the network takes.
 

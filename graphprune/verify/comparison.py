@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from graphprune.trace import named_tensors
 from graphprune.verify.report import Check
 
 TOLERANCES = {
@@ -53,24 +54,22 @@ class Limit:
     absolute: float = 0.0
 
 
-def limit_for(reference: Tensor, network: nn.Module) -> Limit:
-    """Return the limit for an output of a network: the coarser dtype of the two decides."""
-    dtypes = {tensor.dtype for tensor in network.parameters()} | {reference.dtype}
-    return Limit(relative=max([TOLERANCES[d] for d in dtypes if d in TOLERANCES], default=1e-4))
+def limit_for(network: nn.Module) -> Limit:
+    """Return the limit between two runtimes: the coarsest dtype of the weights decides."""
+    dtypes = {tensor.dtype for tensor in named_tensors(network).values()}
+    known = [TOLERANCES[dtype] for dtype in dtypes if dtype in TOLERANCES]
+    return Limit(relative=max(known, default=TOLERANCES[torch.float32]))
 
 
-def compare(name: str, pairs: Iterable[Pair], limit: Limit | None, network: nn.Module) -> Check:
+def compare(name: str, pairs: Iterable[Pair], limit: Limit) -> Check:
     """Compare outputs and keep the numbers of the worst pair.
 
     Args:
         name: Of the check.
         pairs: Outputs of one kind; at least one.
-        limit: What passes; None for the dtype's own.
-        network: The network that computed the references.
+        limit: What passes.
     """
-    checks = [
-        _compare_one(name, pair, limit or limit_for(pair.reference, network)) for pair in pairs
-    ]
+    checks = [_compare_one(name, pair, limit) for pair in pairs]
     worst = max(checks, key=lambda check: (not check.ok, check.max_rel or 0.0))
     return worst if not worst.ok else replace(worst, detail=f"{worst.detail} of {len(checks)} runs")
 

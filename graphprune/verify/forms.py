@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,43 +10,55 @@ from torch import Tensor, nn
 from graphprune.errors import ModelError
 from graphprune.game.value import class_logits
 from graphprune.verify.cases import Case, tensors_of
-from graphprune.verify.comparison import EXACT, Limit, Pair, compare, limit_for
+from graphprune.verify.comparison import EXACT, Limit, Pair, compare
 from graphprune.verify.precision import as_double, doubled_inputs
 from graphprune.verify.report import Check
 from graphprune.verify.runtime import Session
 
-Form = Callable[[tuple[Any, ...]], Sequence[Tensor]]
-"""A form of a network: positional inputs -> flat outputs."""
+Form = Callable[[Case], Sequence[Tensor]]
+"""A form of a network: inputs -> flat outputs."""
 
 
 def torch_form(module: nn.Module) -> Form:
     """Return a module as a form."""
 
-    def run(inputs: tuple[Any, ...]) -> Sequence[Tensor]:
+    def run(case: Case) -> Sequence[Tensor]:
         with torch.no_grad():
-            return tensors_of(module(*inputs))
+            return tensors_of(module(*case.inputs))
 
     return run
 
 
 def onnx_form(session: Session) -> Form:
     """Return an ONNX file as a form."""
-    return lambda inputs: session.run(tensors_of(inputs))
+    return lambda case: session.run(tensors_of(case.inputs))
+
+
+def remembered(form: Form) -> Form:
+    """Return a form that computes every case once; cases of one name must be equal."""
+    known: dict[str, Sequence[Tensor]] = {}
+
+    def run(case: Case) -> Sequence[Tensor]:
+        if case.name not in known:
+            known[case.name] = form(case)
+        return known[case.name]
+
+    return run
 
 
 def check_equal(
-    name: str, pruned: nn.Module, other: Form, cases: Sequence[Case], limit: Limit | None
+    name: str, reference: Form, other: Form, cases: Sequence[Case], limit: Limit
 ) -> list[Check]:
-    """Check that a form computes what a network computes: one check for each output.
+    """Check that a form computes what the reference computes: one check for each output.
 
     Args:
         name: Of the check.
-        pruned: The network.
+        reference: The form that is right by definition.
         other: The form under test.
         cases: The inputs.
-        limit: What passes; None for the dtype's own.
+        limit: What passes.
     """
-    pairs = _run_both(name, torch_form(pruned), other, cases)
+    pairs = _run_both(name, reference, other, cases)
     if isinstance(pairs, Check):
         return [pairs]
     by_output: dict[str, list[Pair]] = {}
@@ -55,7 +66,7 @@ def check_equal(
         by_output.setdefault(pair.name, []).append(pair)
     alone = len(by_output) == 1
     return [
-        compare(name if alone else f"{name}: {output}", found, limit, pruned)
+        compare(name if alone else f"{name}: {output}", found, limit)
         for output, found in by_output.items()
     ]
 
@@ -72,17 +83,16 @@ def check_exactly_equal(cut: nn.Module, masked: nn.Module, cases: Sequence[Case]
     pairs = _run_both(name, torch_form(ours), torch_form(theirs), doubled)
     if isinstance(pairs, Check):
         return pairs
-    return compare(name, pairs, Limit(relative=EXACT, absolute=EXACT), cut)
+    return compare(name, pairs, Limit(relative=EXACT, absolute=EXACT))
 
 
-def check_variety(pruned: nn.Module, cases: Sequence[Case]) -> Check:
+def check_variety(reference: Form, cases: Sequence[Case]) -> Check:
     """Say whether outputs depend on the inputs; where they do not, that forms agree proves little.
 
     This never fails: a network may well have learnt a constant.
     """
-    largest = max(cases, key=lambda case: case.batch)
     dull = []
-    for place, output in enumerate(torch_form(pruned)(largest.inputs)):
+    for place, output in enumerate(reference(max(cases, key=lambda case: case.batch))):
         if output.numel() and bool((output == 0).all()):
             dull.append(f"output {place} is zero everywhere")
         elif output.dim() and len(output) > 1 and bool((output == output[:1]).all()):
@@ -90,17 +100,15 @@ def check_variety(pruned: nn.Module, cases: Sequence[Case]) -> Check:
     return Check(name="outputs vary", ok=True, detail=", ".join(dull) or "they depend on the input")
 
 
-def check_on_data(
-    pruned: nn.Module, other: Form, cases: Sequence[Case], limit: Limit | None
-) -> list[Check]:
+def check_on_data(reference: Form, other: Form, cases: Sequence[Case], limit: Limit) -> list[Check]:
     """Compare outputs and predictions on real images."""
     name = "onnxruntime = torch on data"
-    pairs = _run_both(name, torch_form(pruned), other, cases)
+    pairs = _run_both(name, reference, other, cases)
     if isinstance(pairs, Check):
         return [pairs]
     if not pairs:
         return []
-    checks = [compare(name, pairs, limit, pruned)]
+    checks = [compare(name, pairs, limit)]
     try:
         ours = torch.cat([_top(p.reference for p in pairs if p.case == c.name) for c in cases])
         theirs = torch.cat([_top(p.other for p in pairs if p.case == c.name) for c in cases])
@@ -108,7 +116,7 @@ def check_on_data(
         return checks
     labels = [case.labels for case in cases if case.labels is not None]
     # Near-ties turn with rounding, so a few predictions more than the tolerance may differ.
-    needed = 1 - 10 * min(limit_for(pairs[0].reference, pruned).relative, 5e-3)
+    needed = 1 - 10 * min(limit.relative, 5e-3)
     return [*checks, _agreement(ours, theirs, torch.cat(labels) if labels else None, needed)]
 
 
@@ -121,12 +129,12 @@ def _run_both(name: str, reference: Form, other: Form, cases: Sequence[Case]) ->
     refusal = ""
     for case in cases:
         try:
-            expected = reference(case.inputs)
+            expected = reference(case)
         except Exception as error:  # whatever a forward may raise
             refusal = refusal or f"{case.name}: the network does not run: {_text(error)}"
             continue
         try:
-            found = other(case.inputs)
+            found = other(case)
         except Exception as error:  # whatever a runtime raises is an answer
             return _failed(name, f"{case.name}: it does not run: {_text(error)}")
         if len(found) != len(expected):

@@ -10,7 +10,7 @@ from torch import nn
 
 from graphprune.data import CalibrationBatches
 from graphprune.verify.cases import Cases, Settings, cases_for
-from graphprune.verify.comparison import SAME, Limit
+from graphprune.verify.comparison import SAME, Limit, limit_for
 from graphprune.verify.forms import (
     Form,
     check_equal,
@@ -18,6 +18,7 @@ from graphprune.verify.forms import (
     check_on_data,
     check_variety,
     onnx_form,
+    remembered,
     torch_form,
 )
 from graphprune.verify.report import Check, ValidationReport
@@ -70,12 +71,16 @@ def validate(  # noqa: PLR0913 - one for each form
     session = open_session(Path(path), provider)
     cases = cases_for(pruned, file, settings)
     checks = [check_file(Path(path)), *_structure(file, pruned, cases), _check_provider(session)]
+    form = remembered(torch_form(pruned))
     if masked is not None:
-        checks.append(check_exactly_equal(pruned if cut is None else cut, masked, cases.random()))
+        checks.append(check_exactly_equal(pruned if cut is None else cut, masked, cases.some()))
     if reloaded is not None:
-        checks += _check_reloaded(pruned, reloaded, cases)
+        checks.append(same_weights(pruned, reloaded, name="reloaded weights"))
+        same, other = Limit(relative=SAME), torch_form(reloaded)
+        checks += check_equal("reloaded = pruned", form, other, cases.random(), same)
     if all(check.ok for check in checks if check.name == "inputs"):
-        checks += _check_runtime(pruned, onnx_form(session), cases, data)
+        limit = _limit(pruned, settings)
+        checks += _check_runtime(form, onnx_form(session), cases, data, limit)
     return ValidationReport(checks=(*checks, *extra))
 
 
@@ -96,24 +101,20 @@ def _check_provider(session: Session) -> Check:
     )
 
 
-def _check_reloaded(pruned: nn.Module, reloaded: nn.Module, cases: Cases) -> list[Check]:
-    limit = Limit(relative=SAME)
-    return [
-        same_weights(pruned, reloaded, name="reloaded weights"),
-        *check_equal("reloaded = pruned", pruned, torch_form(reloaded), cases.random(), limit),
-    ]
-
-
 def _check_runtime(
-    pruned: nn.Module, form: Form, cases: Cases, data: CalibrationBatches | None
+    reference: Form, other: Form, cases: Cases, data: CalibrationBatches | None, limit: Limit
 ) -> list[Check]:
-    relative, absolute = cases.settings.rtol, cases.settings.atol
-    limit = None if relative is None else Limit(relative=relative, absolute=absolute)
     drawn = cases.random()
     checks = [
-        *check_equal("onnxruntime = torch", pruned, form, drawn, limit),
-        check_variety(pruned, drawn),
+        *check_equal("onnxruntime = torch", reference, other, drawn, limit),
+        check_variety(reference, drawn),
     ]
     if data is not None:
-        checks += check_on_data(pruned, form, cases.real(data), limit)
+        checks += check_on_data(reference, other, cases.real(data), limit)
     return checks
+
+
+def _limit(pruned: nn.Module, settings: Settings) -> Limit:
+    if settings.rtol is None:
+        return limit_for(pruned)
+    return Limit(relative=settings.rtol, absolute=settings.atol)

@@ -90,12 +90,17 @@ def test_another_runs_state_is_refused_with_the_reason(
     assert error.value.exit_code == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"not an archive", "truncated", "no identity", "pickle"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not an archive", "array", "truncated", "no identity", "pickle"]
+)
 def test_a_damaged_file_is_refused(written: Path, content: bytes | str) -> None:
     if content == "truncated":
         content = written.read_bytes()[:-40]
     if isinstance(content, bytes):
         written.write_bytes(content)
+    elif content == "array":
+        with written.open("wb") as handle:
+            np.save(handle, np.ones(3))
     elif content == "no identity":
         np.savez(written, done=np.array(1))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from graphprune.data import as_batches
 from graphprune.estimators import ShapleyEstimate, create
 from graphprune.game import evaluation
 from graphprune.game.games import NetworkGame
-from graphprune.graph import trace
+from graphprune.graph import DependencyGraph, trace
 from tests.estimators.table import TableGame, pairs
 from tests.helpers import batch_of
 from tests.networks import NETWORKS
@@ -24,9 +25,13 @@ class Killed(BaseException):
     """Not an Exception, as a KeyboardInterrupt is not."""
 
 
+@cache
+def network() -> DependencyGraph:
+    return trace(NETWORKS["Residual"].make(), NETWORKS["Residual"].inputs())
+
+
 def network_game() -> NetworkGame:
-    graph = trace(NETWORKS["Residual"].make(), NETWORKS["Residual"].inputs())
-    return NetworkGame(graph, as_batches(batch_of(graph.example_inputs, 5, 0)), "kl")
+    return NetworkGame(network(), as_batches(batch_of(network().example_inputs, 5, 0)), "kl")
 
 
 def interrupted(

@@ -147,7 +147,7 @@ def test_the_program_is_not_decomposed_again(path: Path, monkeypatch: pytest.Mon
     assert path.exists()
 
 
-@pytest.mark.parametrize("name", ["Permuted", "ChannelStatistics", "SqueezeExcite"])
+@pytest.mark.parametrize("name", ["Permuted", "ChannelStatistics"])
 def test_operators_that_must_be_decomposed_are(name: str, path: Path) -> None:
     pruned = subject(name).pruned
 

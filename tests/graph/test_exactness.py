@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphprune.game.masking import mask_network
+from graphprune.errors import OptionError
+from graphprune.game.masking import gated_module, mask_network, unit_gates
 from graphprune.graph import trace
 from graphprune.surgery import cut
 from tests.generated import PIECES, generate
@@ -30,7 +31,23 @@ def test_network_is_exact_and_grouped_as_by_hand(network: Network) -> None:
     assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+SHARED = ("WeightStandardisation",)
+"""Networks with units in weights that are computed once for the whole batch."""
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_units_of_weights_have_one_coalition_for_a_batch(name: str) -> None:
+    with pytest.raises(OptionError, match="computed once for the whole batch"):
+        assert_samplewise(traced(name))
+    graph = traced(name)
+    kept = torch.from_numpy(random_kept(graph, 0.3, 0))
+    gates = unit_gates(kept, torch.float64)
+    fresh = batch_of(graph.example_inputs, 3, 0)
+    gated = gated_module(graph)
+    assert error(run(gated, (gates.expand(3, -1), *fresh)), run(gated, (gates, *fresh))) <= 1e-12
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in SHARED])
 def test_one_coalition_per_sample_equals_one_by_one(name: str) -> None:
     assert_samplewise(traced(name))
 

@@ -18,7 +18,7 @@ from tests.networks import NETWORKS
 SLICED = [
     *("MLP", "Conv1d", "Conv3d", "Transposed", "Residual", "Concat", "UNet", "SqueezeExcite"),
     *("Depthwise", "DepthwiseMultiplier", "GroupedWhole", "GroupedColumns", "GroupNorm"),
-    *("InstanceNorm", "GRN", "TiedWeights", "TiedHead", "UsedTwice", "TwoInputs", "RMSNorm"),
+    *("GRN", "TiedWeights", "TiedHead", "UsedTwice", "TwoInputs", "RMSNorm"),
 ]
 """Networks whose forward takes its sizes from the layers."""
 
@@ -51,7 +51,7 @@ def test_sizes_in_the_forward_are_refused(name: str) -> None:
     model = NETWORKS[name].make()
     graph = trace(model, NETWORKS[name].inputs())
 
-    with pytest.raises(SurgeryError, match="gp.prune") as caught:
+    with pytest.raises(SurgeryError, match=r"gp\.prune") as caught:
         prune_in_place_of(model, graph, random_kept(graph, 0.4, 0))
 
     assert "in place" in caught.value.message
@@ -121,7 +121,7 @@ def test_another_network_is_refused() -> None:
 
     with pytest.raises(SurgeryError, match="another function"):
         prune_in_place_of(other, graph, kept)
-    with pytest.raises(SurgeryError, match="cannot be sliced"):
+    with pytest.raises(SurgeryError, match=r"stem\.0\.weight"):
         prune_in_place_of(nn.Conv2d(3, 4, 1), graph, kept)
 
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from graphprune.verify import Check
 from graphprune.verify.comparison import Limit, Pair, compare, limit_for
 
-NETWORK = nn.Linear(2, 2)
+STANDARD = limit_for(nn.Linear(2, 2))
 
 
-def compared(reference: Tensor, other: Tensor, limit: Limit | None = None) -> Check:
+def compared(reference: Tensor, other: Tensor, limit: Limit = STANDARD) -> Check:
     pair = Pair(name="output 0", case="batch 2", reference=reference, other=other)
-    return compare("check", [pair], limit, NETWORK)
+    return compare("check", [pair], limit)
 
 
 def test_equal_outputs_pass() -> None:
@@ -83,16 +83,18 @@ def test_the_worst_pair_is_kept() -> None:
         for k, d in enumerate((0.0, 3e-5, 1e-5))
     ]
 
-    check = compare("check", pairs, None, NETWORK)
+    check = compare("check", pairs, STANDARD)
 
     assert check.ok
     assert "batch 1" in check.detail
     assert "of 3 runs" in check.detail
 
 
-def test_the_coarser_dtype_sets_the_tolerance() -> None:
-    half = nn.Linear(2, 2).half()
+def test_the_coarsest_dtype_sets_the_tolerance() -> None:
+    mixed = nn.Sequential(nn.Linear(2, 2).half(), nn.Linear(2, 2))
 
-    assert limit_for(torch.ones(2), NETWORK).relative == 1e-4
-    assert limit_for(torch.ones(2), half).relative == 1e-2
-    assert limit_for(torch.ones(2).double(), nn.Linear(2, 2).double()).relative == 1e-9
+    assert STANDARD.relative == 1e-4
+    assert limit_for(mixed).relative == 1e-2
+    assert limit_for(nn.Linear(2, 2).bfloat16()).relative == 1e-2
+    assert limit_for(nn.Linear(2, 2).double()).relative == 1e-9
+    assert limit_for(nn.ReLU()).relative == 1e-4

@@ -120,7 +120,7 @@ def test_a_file_of_other_inputs_is_not_run(folder: Path) -> None:
 
 
 def test_a_fixed_batch_is_found(tmp_path: Path) -> None:
-    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
     inputs = (torch.randn(2, 4),)
     pruned = cut(graph := trace(network, inputs), graph.all_kept())
     torch.onnx.export(network, inputs, tmp_path / "fixed.onnx", dynamo=True, verbose=False)
@@ -204,13 +204,13 @@ def test_real_data_is_compared(folder: Path) -> None:
 
 def test_predictions_that_turn_are_found(folder: Path) -> None:
     pruned = subject("Residual").pruned
-    turned = copy.deepcopy(pruned)
+    images = torch.randn(6, 3, 8, 8)
+    unlikely = int(pruned(images).sum(0).argmin())
+    turned = damaged(pruned, "head.fc.bias", 0)
     with torch.no_grad():
-        turned.get_parameter("head.fc.bias")[0] += 100
+        turned.get_parameter("head.fc.bias")[unlikely] += 100
 
-    report = validate(
-        turned, exported("Residual", folder), data=as_batches((torch.randn(6, 3, 8, 8),))
-    )
+    report = validate(turned, exported("Residual", folder), data=as_batches((images,)))
 
     assert not by_name(report)["top-1 agreement on data"].ok
 

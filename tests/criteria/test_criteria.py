@@ -1,0 +1,222 @@
+"""Criteria without a game: against hand computation and hooks on the original module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphprune.criteria import available, needs_data, rank
+from graphprune.data import as_batches
+from graphprune.game import evaluation
+from graphprune.graph import DependencyGraph, trace
+from graphprune.ranking import Scores
+from tests.helpers import batch_of
+from tests.networks import NETWORKS
+
+STREAM, INTERIOR = "stem.0.weight", "a.0.weight"
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return NETWORKS["Residual"].make()
+
+
+@pytest.fixture
+def graph(model: nn.Module) -> DependencyGraph:
+    return trace(model, NETWORKS["Residual"].inputs())
+
+
+@pytest.fixture
+def images(graph: DependencyGraph) -> Tensor:
+    (x,) = batch_of(graph.example_inputs, 5, 0)
+    return x
+
+
+def scores_of(graph: DependencyGraph, name: str, **options: object) -> dict[str, Scores]:
+    return {group.name: group.scores for group in rank(graph, criterion=name, **options).groups}
+
+
+# ---- weights ------------------------------------------------------------------------------------
+
+
+def test_l1_adds_up_all_producers_of_a_unit(model: nn.Module, graph: DependencyGraph) -> None:
+    found = scores_of(graph, "l1")
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    for unit in range(8):
+        expected = (
+            np.abs(state["stem.0.weight"][unit]).sum() + np.abs(state["b.weight"][unit]).sum()
+        )
+        assert found[STREAM][unit] == pytest.approx(expected)
+    for unit in range(6):
+        assert found[INTERIOR][unit] == pytest.approx(np.abs(state["a.0.weight"][unit]).sum())
+
+
+def test_l2_is_the_norm_of_all_producers(model: nn.Module, graph: DependencyGraph) -> None:
+    found = scores_of(graph, "l2")
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    for unit in range(8):
+        both = np.concatenate([state[name][unit].ravel() for name in ("stem.0.weight", "b.weight")])
+        assert found[STREAM][unit] == pytest.approx(np.linalg.norm(both))
+    for unit in range(6):
+        assert found[INTERIOR][unit] == pytest.approx(np.linalg.norm(state["a.0.weight"][unit]))
+
+
+def test_norms_of_transposed_convolutions_run_over_their_output_channels() -> None:
+    model = NETWORKS["Transposed"].make()
+    found = scores_of(trace(model, NETWORKS["Transposed"].inputs()), "l1")
+    weight = model.state_dict()["1.weight"].abs().sum((0, 2, 3))
+    np.testing.assert_allclose(found["1.weight"], weight.numpy())
+
+
+def test_norms_look_at_no_data() -> None:
+    assert not any(needs_data(name) for name in ("l1", "l2", "random"))
+    assert all(needs_data(name) for name in ("taylor", "taylor-signed", "fisher", "shapley"))
+    network = NETWORKS["Residual"]
+    ranking = rank(trace(network.make(), network.inputs()), criterion="l2")
+    assert (ranking.n_images, ranking.evaluations, ranking.game) == (0, 0, None)
+
+
+def test_random_is_reproducible_and_uniform(graph: DependencyGraph) -> None:
+    first, second = rank(graph, criterion="random", seed=7), rank(graph, criterion="random", seed=7)
+    other = rank(graph, criterion="random", seed=8)
+    np.testing.assert_array_equal(first.scores, second.scores)
+    assert (first.scores != other.scores).all()
+    assert ((first.scores >= 0) & (first.scores < 1)).all()
+    assert first.seed == 7
+
+
+# ---- gradients ----------------------------------------------------------------------------------
+
+
+def contributions(
+    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]
+) -> dict[str, np.ndarray]:
+    """Sum ``z * dL/dz`` over positions and consumers, (images, units), with plain module hooks."""
+    reads: dict[str, list[Tensor]] = {STREAM: [], INTERIOR: []}
+
+    def watch(group: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            own = inputs[0].clone()
+            own.retain_grad()
+            reads[group].append(own)
+            return (own,)
+
+        return hook
+
+    handles = [
+        model.a[0].register_forward_pre_hook(watch(STREAM)),
+        model.head.fc.register_forward_pre_hook(watch(STREAM)),
+        model.b.register_forward_pre_hook(watch(INTERIOR)),
+    ]
+    loss(model(x)).backward()
+    for handle in handles:
+        handle.remove()
+    return {
+        group: sum((z * z.grad).flatten(2).sum(2) if z.dim() > 2 else z * z.grad for z in listed)
+        .detach()
+        .numpy()
+        for group, listed in reads.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reduce"),
+    [
+        ("taylor", lambda per_image: np.abs(per_image).mean(0)),
+        ("fisher", lambda per_image: np.square(per_image).mean(0)),
+        ("taylor-signed", lambda per_image: -per_image.mean(0)),
+    ],
+)
+def test_gradient_criteria_with_labels(
+    name: str,
+    reduce: Callable[[np.ndarray], np.ndarray],
+    model: nn.Module,
+    graph: DependencyGraph,
+    images: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "MAX_BATCH", 2)
+    labels = torch.tensor([0, 4, 2, 1, 1])
+    found = scores_of(graph, name, data=as_batches((images, labels)))
+    expected = contributions(
+        model, images, lambda logits: F.cross_entropy(logits, labels, reduction="sum")
+    )
+    for group, per_image in expected.items():
+        np.testing.assert_allclose(found[group], reduce(per_image), atol=1e-12)
+        assert np.abs(per_image).max() > 1e-4
+
+
+def test_signed_taylor_foretells_how_much_the_loss_rises(
+    model: nn.Module, graph: DependencyGraph, images: Tensor
+) -> None:
+    """A unit that hurts has a negative score: higher = keep."""
+    with torch.no_grad():
+        model.b.weight.mul_(0.02)
+    graph = trace(model, NETWORKS["Residual"].inputs())
+    labels = torch.tensor([0, 4, 2, 1, 1])
+    found = scores_of(graph, "taylor-signed", data=as_batches((images, labels)))[INTERIOR]
+    before = F.cross_entropy(model(images), labels).item()
+    rises = []
+    for unit in range(6):
+        weight = model.b.weight.detach().clone()
+        with torch.no_grad():
+            model.b.weight[:, unit] = 0
+            rises.append(F.cross_entropy(model(images), labels).item() - before)
+            model.b.weight.copy_(weight)
+    np.testing.assert_allclose(found, rises, rtol=0.1, atol=1e-6)
+    assert min(rises) < 0 < max(rises)
+
+
+def test_without_labels_predictions_are_drawn(
+    model: nn.Module, graph: DependencyGraph, images: Tensor
+) -> None:
+    data = as_batches((images,))
+    first, second = (rank(graph, data, criterion="taylor", seed=1) for _ in range(2))
+    np.testing.assert_array_equal(first.scores, second.scores)
+    assert (first.scores != rank(graph, data, criterion="taylor", seed=2).scores).any()
+    # With many copies of every image, draws average to the Fisher information.
+    many = as_batches((images.repeat(400, 1, 1, 1),))
+    found = scores_of(graph, "fisher", data=many)[INTERIOR]
+    chances = model(images).softmax(1).detach()
+    expected = np.zeros(6)
+    for label in range(5):
+        per_image = contributions(
+            model, images, lambda logits, label=label: -logits.log_softmax(1)[:, label].sum()
+        )[INTERIOR]
+        expected += (chances[:, label].numpy()[:, None] * per_image**2).mean(0)
+    np.testing.assert_allclose(found, expected, rtol=0.35, atol=1e-9)
+    np.testing.assert_allclose(found.sum(), expected.sum(), rtol=0.15)
+
+
+def test_standard_errors_are_over_images(graph: DependencyGraph, images: Tensor) -> None:
+    labels = torch.tensor([0, 4, 2, 1, 1])
+    ranking = rank(graph, as_batches((images, labels)), criterion="taylor")
+    alone = [
+        rank(graph, as_batches((images[k : k + 1], labels[k : k + 1])), criterion="taylor").scores
+        for k in range(5)
+    ]
+    found = np.concatenate([group.stderr for group in ranking.groups])
+    np.testing.assert_allclose(ranking.scores, np.mean(alone, 0))
+    np.testing.assert_allclose(found, np.std(alone, axis=0, ddof=1) / np.sqrt(5))
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_criterion_leaves_everything_as_it_was(
+    name: str, model: nn.Module, graph: DependencyGraph, images: Tensor
+) -> None:
+    before = {key: tensor.clone() for key, tensor in graph.program.module.state_dict().items()}
+    rng, threads = torch.get_rng_state(), torch.get_num_threads()
+    data = as_batches((images, torch.tensor([0, 4, 2, 1, 1])))
+    first, second = (rank(graph, data, criterion=name, seed=5) for _ in range(2))
+    np.testing.assert_array_equal(first.scores, second.scores)
+    assert first.criterion == name
+    assert np.isfinite(first.scores).all()
+    after = graph.program.module.state_dict()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+    assert torch.equal(rng, torch.get_rng_state())
+    assert threads == torch.get_num_threads()
