@@ -100,9 +100,9 @@ def select(
 
     With ``scope="group"`` the same fraction of every group goes, lowest scores first: of units, to
     the nearest whole number in every group; of parameters or multiply-accumulates, or where widths
-    are rounded, the smallest fraction that reaches the budget. With ``scope="global"`` all units compete by score per cost
-    until the budget is reached. No axis of any tensor is emptied. A larger ratio removes what a
-    smaller one does, and more.
+    are rounded, the smallest fraction that reaches the budget. With ``scope="global"`` all units
+    compete by score per cost until the budget is reached. No axis of any tensor is emptied. A
+    larger ratio removes what a smaller one does, and more.
 
     Args:
         ranking: Scores, higher = keep.

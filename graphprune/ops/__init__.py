@@ -1,16 +1,14 @@
 """Op rules by family; importing this package registers them all."""
 
-from graphprune.ops import (
-    attention,
-    contraction,
-    convolution,
-    creation,
-    elementwise,
-    movement,
-    normalization,
-    reduction,
-    spatial,
-)
+import graphprune.ops.attention
+import graphprune.ops.contraction
+import graphprune.ops.convolution
+import graphprune.ops.creation
+import graphprune.ops.elementwise
+import graphprune.ops.movement
+import graphprune.ops.normalization
+import graphprune.ops.reduction
+import graphprune.ops.spatial  # noqa: F401 - this and the ones above register rules
 from graphprune.ops.registry import (
     OpCall,
     Result,
@@ -29,19 +27,10 @@ __all__ = [
     "Result",
     "UnsupportedCall",
     "argument",
-    "attention",
-    "contraction",
-    "convolution",
-    "creation",
-    "elementwise",
     "known_overloads",
-    "movement",
-    "normalization",
-    "reduction",
     "rewrite",
     "rewrite_for",
     "rule",
     "rule_for",
     "set_argument",
-    "spatial",
 ]

@@ -80,10 +80,10 @@ def open_session(path: Path, provider: str) -> Session:
         return Session(_session(path, _wanted(provider)), provider)
     except Exception as error:  # onnxruntime's errors have no common base
         text = " ".join(str(error).split())
-        lacks = "NOT_IMPLEMENTED" in text
+        lacks = "NOT_IMPLEMENTED" in text or "bfloat16" in text
         raise ArtifactError(
             f"onnxruntime cannot read {path}: {text[:300]}",
-            hint="this provider lacks an operator in the network's dtype; export it in float32"
+            hint="onnxruntime lacks an operator in the network's dtype; export it in float32"
             if lacks
             else "it is damaged or no ONNX file; export the network again",
         ) from error

@@ -31,10 +31,10 @@ from graphprune.artifacts import (
     write,
 )
 from graphprune.errors import ArtifactError, OptionError
-from graphprune.graph import DependencyGraph, trace
+from graphprune.graph import DependencyGraph
 from graphprune.ranking import Ranking, split_by_group
 from graphprune.selection import PruningPlan, select
-from tests.networks import NETWORKS
+from tests.traced import traced
 
 MODEL = ModelRecord(
     spec="nets.py:make", weights=None, input_shapes=((3, 8, 8),), sha256="ab" * 32, folder="runs"
@@ -52,7 +52,7 @@ DATA = DataRecord(
 
 @pytest.fixture(scope="module")
 def graph() -> DependencyGraph:
-    return trace(NETWORKS["Residual"].make(), NETWORKS["Residual"].inputs())
+    return traced("Residual")
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +294,7 @@ def test_scores_that_do_not_match_units(
 
 
 def test_a_ranking_of_another_network(records: dict[str, Any]) -> None:
-    other = trace(NETWORKS["Dense"].make(), NETWORKS["Dense"].inputs())
+    other = traced("Dense")
     with pytest.raises(OptionError, match="groups are not those of the network"):
         ranking_of(records["ranking.json"], other)
 

@@ -12,11 +12,12 @@ from graphprune.graph import DependencyGraph, trace
 from graphprune.surgery import cut
 from tests.helpers import batch_of, random_kept
 from tests.networks import NETWORKS
+from tests.traced import traced
 
 
 @pytest.fixture(params=NETWORKS)
 def graph(request: pytest.FixtureRequest) -> DependencyGraph:
-    return trace(NETWORKS[request.param].make(), NETWORKS[request.param].inputs())
+    return traced(request.param)
 
 
 def counted(module: torch.nn.Module, graph: DependencyGraph) -> tuple[int, int]:
@@ -60,7 +61,7 @@ def test_a_units_cost_is_what_goes_with_it(graph: DependencyGraph) -> None:
 
 def test_by_hand() -> None:
     """Residual: stem 3->8, a 8->6, b 6->8 (all 3x3 on 8x8 positions), fc 8->5."""
-    graph = trace(NETWORKS["Residual"].make(), NETWORKS["Residual"].inputs())
+    graph = traced("Residual")
     costs = CostModel(graph)
     convolutions = 3 * 8 * 9 + 8 * 6 * 9 + 6 * 8 * 9
     norms, biases = 2 * 8 + 2 * 6, 8 + 5

@@ -19,11 +19,12 @@ from graphprune.graph import DependencyGraph, trace
 from tests.game.networks import FixedBatch, Tokens
 from tests.helpers import batch_of
 from tests.networks import NETWORKS
+from tests.traced import traced
 
 
 @pytest.fixture(scope="module")
 def graph() -> DependencyGraph:
-    return trace(NETWORKS["Residual"].make(), NETWORKS["Residual"].inputs())
+    return traced("Residual")
 
 
 @pytest.fixture(scope="module")

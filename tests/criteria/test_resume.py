@@ -14,10 +14,10 @@ from graphprune.criteria import rank
 from graphprune.data import CalibrationBatches, as_batches
 from graphprune.errors import ArtifactError
 from graphprune.game import evaluation
-from graphprune.graph import DependencyGraph, trace
+from graphprune.graph import DependencyGraph
 from graphprune.ranking import Ranking
 from tests.helpers import batch_of
-from tests.networks import NETWORKS
+from tests.traced import traced
 
 RUNS = [
     {"criterion": "shapley", "budget": 4},
@@ -28,7 +28,7 @@ RUNS = [
 
 @pytest.fixture(scope="module")
 def graph() -> DependencyGraph:
-    return trace(NETWORKS["PaddedShortcut"].make(), NETWORKS["PaddedShortcut"].inputs())
+    return traced("PaddedShortcut")
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,11 @@ from graphprune.graph import DependencyGraph, trace
 from tests.game.networks import Gaussian
 from tests.helpers import batch_of
 from tests.networks import NETWORKS
+from tests.traced import traced
 
 
 def game_on(name: str, n_images: int = 6, value: str = "kl") -> NetworkGame:
-    graph = trace(NETWORKS[name].make(), NETWORKS[name].inputs())
+    graph = traced(name)
     (x,) = batch_of(graph.example_inputs, n_images, 0)
     return NetworkGame(graph, as_batches((x, torch.arange(n_images) % 3)), value)
 

@@ -15,10 +15,10 @@ from graphprune.data import as_batches
 from graphprune.estimators import ShapleyEstimate, create
 from graphprune.game import evaluation
 from graphprune.game.games import NetworkGame
-from graphprune.graph import DependencyGraph, trace
+from graphprune.graph import DependencyGraph
 from tests.estimators.table import TableGame, pairs
 from tests.helpers import batch_of
-from tests.networks import NETWORKS
+from tests.traced import traced
 
 
 class Killed(BaseException):
@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 @cache
 def network() -> DependencyGraph:
-    return trace(NETWORKS["Residual"].make(), NETWORKS["Residual"].inputs())
+    return traced("Residual")
 
 
 def network_game() -> NetworkGame:

@@ -23,6 +23,7 @@ from graphprune.graph import DependencyGraph, trace
 from tests.game.networks import AnyBatch, FixedBatch, Tokens
 from tests.helpers import batch_of, random_kept
 from tests.networks import NETWORKS
+from tests.traced import traced
 
 ONE_INPUT = [name for name in NETWORKS if len(NETWORKS[name].inputs()) == 1]
 VARIED = ["Residual", "PaddedShortcut", "Concat", "GroupNorm", "PackedAttention", "FoldedHeads"]
@@ -35,7 +36,7 @@ def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(name: str, n_images: int = 4) -> tuple[DependencyGraph, CalibrationBatches]:
-    graph = trace(NETWORKS[name].make(), NETWORKS[name].inputs())
+    graph = traced(name)
     return graph, images_for(graph, n_images)
 
 
@@ -67,7 +68,7 @@ def test_cut_in_two_it_computes_what_it_computes_whole(name: str, small_passes: 
 
 
 def test_the_prefix_runs_without_gates_and_the_suffix_without_it() -> None:
-    graph, data = made("Residual")
+    graph, _ = made("Residual")
     players = np.zeros(graph.n_units, bool)
     players[graph.group("a.0.weight").span] = True
     split = evaluation.split_at_gates(gated_module(graph, players))

@@ -15,6 +15,7 @@ from graphprune.graph import trace
 from graphprune.surgery import cut
 from tests.helpers import batch_of, random_kept, run_zeroed
 from tests.networks import NETWORKS
+from tests.traced import traced
 
 VARIED = [
     "Residual",
@@ -80,7 +81,7 @@ def test_the_empty_coalition_is_worth_what_zeroed_slices_are(name: str) -> None:
 
 
 def test_the_grand_coalition_diverges_from_itself_by_nothing() -> None:
-    graph = trace(NETWORKS["Residual"].make(), NETWORKS["Residual"].inputs())
+    graph = traced("Residual")
     data = as_batches(batch_of(graph.example_inputs, 3, 0))
     game = NetworkGame(graph, data, "kl")
     everything = torch.ones(1, graph.n_units, dtype=torch.bool)
@@ -93,7 +94,7 @@ def test_the_grand_coalition_diverges_from_itself_by_nothing() -> None:
 
 @pytest.mark.parametrize("value", ["cross-entropy", "accuracy"])
 def test_labels_are_asked_for_where_they_are_needed(value: str) -> None:
-    graph = trace(NETWORKS["MLP"].make(), NETWORKS["MLP"].inputs())
+    graph = traced("MLP")
     data = as_batches(batch_of(graph.example_inputs, 3, 0))
     for make in (
         lambda: NetworkGame(graph, data, value),
@@ -105,7 +106,7 @@ def test_labels_are_asked_for_where_they_are_needed(value: str) -> None:
 
 
 def test_steps_have_no_gradients() -> None:
-    graph = trace(NETWORKS["MLP"].make(), NETWORKS["MLP"].inputs())
+    graph = traced("MLP")
     (x,) = batch_of(graph.example_inputs, 3, 0)
     game = NetworkGame(graph, as_batches((x, torch.tensor([0, 1, 2]))), "accuracy")
     everything = torch.ones(3, graph.n_units, dtype=torch.bool)

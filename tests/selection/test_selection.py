@@ -17,14 +17,14 @@ from graphprune.graph import DependencyGraph, trace
 from graphprune.ranking import Ranking, Scores, split_by_group
 from graphprune.selection import COSTS, SCOPES, PruningPlan, select
 from graphprune.surgery import cut
-from tests.networks import NETWORKS
+from tests.traced import traced
 
 NAMES = ("Residual", "PaddedShortcut", "Dense", "Concat", "PackedAttention", "Depthwise")
 
 
 @cache
 def graph_of(name: str) -> DependencyGraph:
-    return trace(NETWORKS[name].make(), NETWORKS[name].inputs())
+    return traced(name)
 
 
 def ranking_of(
@@ -62,8 +62,7 @@ def test_a_plan_is_what_it_says(name: str, seed: int, budget: dict[str, Any]) ->
     ranking = ranking_of(name, seed=seed)
     try:
         plan = select(ranking, **budget)
-    except BudgetError as error:
-        assert "between 0 and" in error.message
+    except BudgetError:
         return
     graph, kept = ranking.graph, plan.kept(ranking.graph)
     check_coalition(graph, kept)
