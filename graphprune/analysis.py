@@ -19,7 +19,7 @@ from graphprune.labels.coupler import Coupler, Reports
 from graphprune.labels.solve import Solution, solve
 from graphprune.labels.value import Factor, Shape, Value
 from graphprune.ops.registry import OpCall, Result, UnsupportedCall, rule_for
-from graphprune.trace import TracedProgram, named_tensors
+from graphprune.tracing import TracedProgram, named_tensors
 
 ResultKey = tuple[str, int | None]
 """A tensor in the graph: its node's name, and which result where the op returns several."""

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from graphprune import criteria, export, selection, verify
-from graphprune import repair as repairs
+from graphprune import criteria, export, repairs, selection, verify
 from graphprune.data import as_batches
 from graphprune.game.masking import MaskedNetwork, mask_network
 from graphprune.graph import DependencyGraph, trace
@@ -117,7 +116,7 @@ def repair(pruned: PrunedModel, data: object, method: str = "batchnorm") -> Prun
     Args:
         pruned: What :func:`prune` returned; it is not changed.
         data: As for :func:`rank`.
-        method: Name of a method, see :func:`graphprune.repair.available`.
+        method: Name of a method, see :func:`graphprune.repairs.available`.
 
     Raises:
         OptionError: There is no such method.

@@ -20,7 +20,7 @@ from torch import fx, nn
 from graphprune.analysis import overload_name
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import UnitIds
-from graphprune.trace import named_tensors
+from graphprune.tracing import named_tensors
 
 Floats = npt.NDArray[np.float64]
 

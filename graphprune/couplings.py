@@ -25,7 +25,7 @@ from graphprune.drawing import draw
 from graphprune.errors import OptionError
 from graphprune.files import write_text
 from graphprune.labels.coupler import Union
-from graphprune.trace import module_path
+from graphprune.tracing import module_path
 
 if TYPE_CHECKING:
     from graphprune.graph import DependencyGraph

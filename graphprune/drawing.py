@@ -19,7 +19,7 @@ import torch
 from torch import fx
 
 from graphprune.analysis import overload_name
-from graphprune.trace import module_path
+from graphprune.tracing import module_path
 
 if TYPE_CHECKING:
     from graphprune.graph import DependencyGraph

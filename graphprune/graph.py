@@ -23,7 +23,7 @@ from graphprune.batching import BatchPlace
 from graphprune.errors import OptionError
 from graphprune.groups import Partition, PruningGroup, UnitIds, partition, unit_axes
 from graphprune.labels.coupler import Gate, Pin, Statistic
-from graphprune.trace import TracedProgram, module_path, source_line, trace_program
+from graphprune.tracing import TracedProgram, module_path, source_line, trace_program
 
 Kept = npt.NDArray[np.bool_]
 """A coalition of the whole network: for every unit, whether it is kept."""

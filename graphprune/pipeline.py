@@ -43,11 +43,11 @@ from graphprune.graph import DependencyGraph, trace
 from graphprune.load import LoadedModel, ModelSource, load_model
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking
-from graphprune.repair import RepairResult, repair
+from graphprune.repairs import RepairResult, repair
 from graphprune.report import write_report
 from graphprune.selection import PruningPlan, select
 from graphprune.surgery import PrunedModel, cut
-from graphprune.trace import named_tensors
+from graphprune.tracing import named_tensors
 from graphprune.verify import ValidationReport, same_weights, validate
 
 DEVICES = ("auto", "cpu", "cuda")

@@ -12,13 +12,13 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from graphprune.analysis import overload_name
-from graphprune.coalition import check_coalition, kept_entries, removed_entries, stays
+from graphprune.coalition import check_coalition, kept_entries, stays
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.ops.registry import rewrite_for
 from graphprune.ops.resize import Kept as Indices
 from graphprune.ops.resize import Resize
 from graphprune.signature import InputSignature, a_weight, record_signature, recorded_signature
-from graphprune.trace import named_tensors, training_flag
+from graphprune.tracing import named_tensors, training_flag
 
 _SWITCH = "graphprune.training_flag"
 """Key in a node's ``meta``: place of the flag that ``train()`` switches."""

@@ -8,7 +8,7 @@ import torch
 from graphprune.criteria.base import RankRequest, Scored, criterion
 from graphprune.graph import DependencyGraph
 from graphprune.ranking import Scores
-from graphprune.trace import named_tensors
+from graphprune.tracing import named_tensors
 
 
 @criterion("l1", needs_data=False)

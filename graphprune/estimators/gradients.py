@@ -38,7 +38,10 @@ MOST_COALITIONS = 16
 """Coalitions per image by default, both rounds together; more change rankings little."""
 
 ENOUGH_PASSES = 4096
-"""Coalitions of all images together after which the default stops; two per image at least."""
+"""Coalitions of all images together that the default pays for; two per image at least."""
+
+ENOUGH_MACS = 10**12
+"""Multiply-accumulates of their forward passes together: a minute or two on two cores."""
 
 _STAGE = "gate gradients"
 
@@ -51,8 +54,9 @@ class GradientEstimator:
     Biased (marginals are second-order expansions), with little variance.
 
     Args:
-        budget: Coalitions per image, at least 2; None for ``4096 // n_images``, but at least 2 and
-            at most 16, so that the cost of a ranking stays bounded however many images there are.
+        budget: Coalitions per image, at least 2. None for 16, or for fewer but at least 2 where
+            that would make over 4096 coalitions of all images together, or over 10^12
+            multiply-accumulates: the cost of a ranking stays bounded.
         seed: Equal seeds give equal estimates.
         band: Largest share of multiply-accumulates that a coalition lacks, in (0, 1).
 
@@ -78,7 +82,7 @@ class GradientEstimator:
             DataError: A gradient is not finite.
             OptionError: The game's performance changes in steps only.
         """
-        budget = self.n_coalitions(game.n_images)
+        budget = self.n_coalitions(game.n_images, game.total_macs)
         if budget < 2:
             raise BudgetError(
                 f"{budget} coalitions per image do not pay for two rounds",
@@ -92,11 +96,17 @@ class GradientEstimator:
         stderr = np.sqrt(np.square(half_differences).sum(0)) / game.n_images
         return ShapleyEstimate(pooled.per_image(), stderr, 1 + budget, own_coalitions=True)
 
-    def n_coalitions(self, n_images: int) -> int:
-        """Return how many coalitions each of ``n_images`` is given."""
+    def n_coalitions(self, n_images: int, macs: int) -> int:
+        """Return how many coalitions each of ``n_images`` is given.
+
+        Args:
+            n_images: Calibration images.
+            macs: Multiply-accumulates of the network on one image.
+        """
         if self.budget is not None:
             return self.budget
-        return min(max(ENOUGH_PASSES // n_images, 2), MOST_COALITIONS)
+        affordable = min(ENOUGH_PASSES, ENOUGH_MACS // max(macs, 1))
+        return min(max(affordable // n_images, 2), MOST_COALITIONS)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from graphprune.errors import OptionError, TraceError
 from graphprune.export.lowering import lowered
 from graphprune.export.program import program_of
 from graphprune.files import replacing
-from graphprune.trace import BATCH, quiet_export
+from graphprune.tracing import BATCH, quiet_export
 
 METADATA_PREFIX = "graphprune."
 """What the keys of the file's ``metadata_props`` begin with."""

@@ -20,7 +20,7 @@ from graphprune.files import replacing
 from graphprune.load.exported import read_program
 from graphprune.signature import a_weight
 from graphprune.surgery import PrunedModel, as_pruned_model
-from graphprune.trace import export_program, quiet_export
+from graphprune.tracing import export_program, quiet_export
 
 _TRACES = ("stack_trace", "from_node", "source_fn_stack")
 """What torch notes on nodes about where they come from: paths of the machine it ran on."""

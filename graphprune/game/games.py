@@ -88,7 +88,7 @@ class NetworkGame:
         self.graph = graph
         self.needed = graph.needed
         self._costs = CostModel(graph)
-        self._macs = self._costs.total(graph.all_kept()).macs
+        self.total_macs = self._costs.total(graph.all_kept()).macs
         self.macs = self._costs.marginal("macs")
         self._value = value
         self._performance = _checked_performance(value, data)
@@ -111,7 +111,7 @@ class NetworkGame:
 
     def removed_macs(self, kept: Kept) -> float:
         """Return the share of multiply-accumulates that a coalition (n_players,) lacks."""
-        return 1.0 - self._costs.total(kept).macs / max(self._macs, 1)
+        return 1.0 - self._costs.total(kept).macs / max(self.total_macs, 1)
 
     def values(self, coalitions: Tensor) -> Tensor:
         """Return (n_coalitions, n_images) float64 for (n_coalitions, n_players) Bool."""

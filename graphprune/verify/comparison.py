@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from graphprune.trace import named_tensors
+from graphprune.tracing import named_tensors
 from graphprune.verify.report import Check
 
 TOLERANCES = {

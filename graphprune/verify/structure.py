@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import ArtifactError
-from graphprune.trace import named_tensors
+from graphprune.tracing import named_tensors
 from graphprune.verify.report import Check
 
 _FOLDED = 0.02

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from graphprune.trace import named_tensors
+from graphprune.tracing import named_tensors
 from graphprune.verify.report import Check
 
 _LISTED = 3

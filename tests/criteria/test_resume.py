@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +155,52 @@ def test_criteria_that_take_no_time_keep_no_state(
         store = StateStore(path=tmp_path / "rank-state.npz", model="hash", every=0)
         rank(graph, data, criterion=name, store=store)
     assert not list(tmp_path.iterdir())
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from graphprune.checkpoint import StateStore
+from graphprune.criteria import rank
+from graphprune.data import synthetic
+from tests.traced import traced
+
+torch.set_num_threads(1)
+state, result = map(Path, sys.argv[1:])
+data = synthetic(((3, 8, 8),), n_images=100, dtype=torch.float64, seed=1)
+store = StateStore(path=state, model="hash", resume=True, every=0.02)
+ranking = rank(traced("PaddedShortcut"), data, budget=100, store=store)
+np.save(result, ranking.scores)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9(tmp_path: Path) -> None:
+    """Killed whenever its state has changed a few times, a process ends with the same scores."""
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        arguments = [sys.executable, "-c", SCRIPT, tmp_path / name / "state.npz"]
+        (tmp_path / name).mkdir(exist_ok=True)
+        return subprocess.Popen([*map(str, arguments), str(tmp_path / f"{name}.npy")])
+
+    assert start("whole").wait() == 0
+    kills, state = 0, tmp_path / "killed" / "state.npz"
+    while not (tmp_path / "killed.npy").exists():
+        process, written = start("killed"), stamp(state)
+        while process.poll() is None and kills < 4:
+            if stamp(state) != written:
+                time.sleep(0.1)
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.005)
+        assert process.wait() in (0, -9)
+    assert kills >= 2
+    found, expected = (np.load(tmp_path / f"{name}.npy") for name in ("killed", "whole"))
+    np.testing.assert_array_equal(found, expected)
+
+
+def stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0

@@ -12,7 +12,7 @@ from torch import nn
 from graphprune.errors import ArtifactError, ModelError, TrustError
 from graphprune.export import load_program, program_of, save_program
 from graphprune.surgery import PrunedModel
-from graphprune.trace import named_tensors
+from graphprune.tracing import named_tensors
 from tests.export.subjects import subject
 from tests.helpers import run
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graphprune.data import Batch, as_batches
 from graphprune.errors import DataError
 from graphprune.graph import trace
-from graphprune.repair import repair
+from graphprune.repairs import repair
 from graphprune.surgery import PrunedModel, cut
 from tests.export.subjects import subject
 from tests.helpers import random_kept, randomize

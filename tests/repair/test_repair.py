@@ -11,8 +11,8 @@ from torch import nn
 from graphprune.data import as_batches
 from graphprune.errors import DataError, OptionError, SurgeryError
 from graphprune.graph import trace
-from graphprune.repair import RepairJob, available, repair
-from graphprune.repair.registry import register
+from graphprune.repairs import RepairJob, available, repair
+from graphprune.repairs.registry import register
 from graphprune.surgery import PrunedModel, cut
 from tests.export.subjects import subject
 from tests.helpers import run
@@ -67,7 +67,7 @@ def test_a_name_can_be_taken_once() -> None:
 
 
 def test_what_overflows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphprune.repair import registry
+    from graphprune.repairs import registry
 
     def overflow(job: RepairJob) -> tuple[str, ...]:
         job.model.get_parameter("fc.weight").fill_(float("inf"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,19 @@ from hypothesis import strategies as st
 from graphprune.coalition import check_coalition
 from graphprune.cost import CostModel
 from graphprune.errors import BudgetError, OptionError
-from graphprune.graph import DependencyGraph, trace
+from graphprune.graph import trace
 from graphprune.ranking import Ranking, Scores, split_by_group
 from graphprune.selection import COSTS, SCOPES, PruningPlan, select
 from graphprune.surgery import cut
 from tests.traced import traced
 
-NAMES = ("Residual", "PaddedShortcut", "Dense", "Concat", "PackedAttention", "Depthwise")
-
-
-@cache
-def graph_of(name: str) -> DependencyGraph:
-    return traced(name)
+NAMES = ("Residual", "PaddedShortcut", "Dense", "Concat", "PackedAttention", "Depthwise", "Split")
 
 
 def ranking_of(
     name: str, scores: Scores | None = None, *, seed: int = 0, protected: tuple[str, ...] = ()
 ) -> Ranking:
-    graph = graph_of(name)
+    graph = traced(name)
     if scores is None:
         scores = np.random.default_rng(seed).normal(size=graph.n_units)
     return Ranking(
@@ -162,7 +156,7 @@ def test_equal_scores_go_in_order() -> None:
 
 def test_the_worth_counts_per_cost() -> None:
     """Of two units with equal scores the one that costs more goes; of two harmful ones as well."""
-    graph = graph_of("Residual")
+    graph = traced("Residual")
     costs = CostModel(graph).marginal("macs")
     stream, interior = graph.groups[0].first, graph.groups[1].first
     assert costs[stream] != costs[interior]
@@ -190,14 +184,17 @@ def test_protected_groups_stay_whole(scope: str, of: str) -> None:
     assert plan.groups[0].removed_units
 
 
-def test_an_axis_of_several_groups_keeps_one_entry_for_all_of_them() -> None:
-    """Every unit of the stream could go, were the axis they share not needed."""
-    for scope in SCOPES:
-        ranking = ranking_of("PaddedShortcut")
-        most = reachable(ranking, scope=scope)
-        plan = select(ranking, ratio=most, of="units", scope=scope)
-        check_coalition(ranking.graph, plan.kept(ranking.graph))
-        cut(ranking.graph, plan.kept(ranking.graph))
+@pytest.mark.parametrize("scope", SCOPES)
+def test_an_axis_of_a_part_of_a_group_keeps_an_entry(scope: str) -> None:
+    """The stem's eight channels are split: each half feeds an axis of its own."""
+    scores = np.arange(12.0)  # the first half is worth less than the second
+    ranking = ranking_of("Split", scores)
+    plan = select(ranking, ratio=reachable(ranking, scope=scope), scope=scope)
+    kept = plan.kept(ranking.graph)
+    check_coalition(ranking.graph, kept)
+    assert kept[:4].any()
+    assert kept[4:8].any()
+    cut(ranking.graph, kept)
 
 
 def reachable(ranking: Ranking, **budget: Any) -> float:
@@ -277,13 +274,13 @@ def test_removed_entries_are_what_the_cut_network_lacks(name: str) -> None:
 def test_a_plan_for_another_network_is_refused() -> None:
     plan = select(ranking_of("Residual"), ratio=0.3)
     with pytest.raises(OptionError, match="made for another network"):
-        plan.kept(graph_of("Dense"))
+        plan.kept(traced("Dense"))
 
 
 def test_a_ranking_of_another_network_is_refused() -> None:
     groups = ranking_of("Residual").groups
     with pytest.raises(OptionError, match="groups are not those of the network"):
-        Ranking(graph=graph_of("Dense"), groups=groups, criterion="test")
+        Ranking(graph=traced("Dense"), groups=groups, criterion="test")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphprune.repair.registry import RepairJob, register
+from graphprune.repairs.registry import RepairJob, register
 
 
 @register("none", needs_data=False)

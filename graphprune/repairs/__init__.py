@@ -3,7 +3,7 @@
 One method a file; importing this package registers them all.
 """
 
-from graphprune.repair import batchnorm, none  # noqa: F401 - registers the methods
-from graphprune.repair.registry import RepairJob, RepairResult, available, repair
+from graphprune.repairs import batchnorm, none  # noqa: F401 - registers the methods
+from graphprune.repairs.registry import RepairJob, RepairResult, available, repair
 
 __all__ = ["RepairJob", "RepairResult", "available", "repair"]

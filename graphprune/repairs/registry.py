@@ -12,7 +12,7 @@ from torch import Tensor
 from graphprune.data import CalibrationBatches
 from graphprune.errors import DataError, OptionError, SurgeryError
 from graphprune.surgery import PrunedModel
-from graphprune.trace import named_tensors
+from graphprune.tracing import named_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import DataError
-from graphprune.repair.registry import RepairJob, register
+from graphprune.repairs.registry import RepairJob, register
 from graphprune.surgery import PrunedModel
 
 _aten = torch.ops.aten
