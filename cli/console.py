@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,6 +94,11 @@ def print_table(
 def say(text: str = "") -> None:
     """Print a line of the result on stdout."""
     typer.echo(text)
+
+
+def say_list(title: str, entries: Sequence[str]) -> None:
+    """Print entries on stdout, as many on a line as fit."""
+    say(textwrap.fill(f"{title}: {', '.join(entries)}", 80, subsequent_indent="  "))
 
 
 def note(lines: Sequence[str], *, quiet: bool) -> None:

@@ -108,6 +108,11 @@ Skip = Annotated[
     typer.Option("--skip", metavar="PATTERN", help="Leave these groups or modules alone."),
 ]
 
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Take up an interrupted ranking of the same model and data."),
+]
+
 
 def model_source(spec: str, weights: str | None, input_shape: list[str] | None) -> ModelSource:
     """Return what MODEL, ``--weights`` and ``--input-shape`` say."""

@@ -179,19 +179,14 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
     rows = cost_rows(plan)
     if manifest.accuracy is not None:
         before, after = manifest.accuracy.before, manifest.accuracy.after
+        gone = f"{100 * (before - after):.1f} points"
         rows.append(
-            [
-                "accuracy (calibration)",
-                console.percent(before),
-                console.percent(after),
-                console.percent(before - after),
-            ]
+            ["accuracy (calibration)", console.percent(before), console.percent(after), gone]
         )
     console.print_table("pruned", ["", "before", "after", "removed"], rows)
     console.say(f"{_asked(plan)}; repair: {manifest.repair.method}")
     console.print_table(
         "validation", ["check", "", "error"], check_rows(pruned.report), numbers=False
     )
-    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in manifest.timings.items())
-    console.say(f"seconds: {stages}")
+    console.say_list("seconds", [f"{k} {v:.1f}" for k, v in manifest.timings.items()])
     console.say(f"wrote {pruned.folder.path}/: pruned.onnx, pruned.pt2, report.html, ...")

@@ -23,6 +23,7 @@ def command(
     value: options.Value = None,
     aggregate: options.Aggregate = None,
     budget: options.Budget = None,
+    resume: options.Resume = False,
     only: options.Only = None,
     skip: options.Skip = None,
     weights: options.Weights = None,
@@ -53,6 +54,7 @@ def command(
         budget=budget,
         only=tuple(only or ()),
         skip=tuple(skip or ()),
+        resume=resume,
     )
     with console.progress_bar(quiet=quiet) as progress:
         common = pipeline.Common(

@@ -248,8 +248,8 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
-    def rank_state(self) -> Path:
-        """``rank-state.npz``: what an interrupted ranking had found; gone once it is done."""
+    def state(self) -> Path:
+        """``rank-state.npz``: what an interrupted ranking has found so far."""
         return self.path / "rank-state.npz"
 
     def hashes(self) -> dict[str, str]:

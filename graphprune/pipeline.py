@@ -32,10 +32,11 @@ from graphprune.artifacts import (
     read,
     write,
 )
+from graphprune.checkpoint import StateStore
 from graphprune.data import CalibrationBatches, DataSource, check_against, load_data
 from graphprune.doctor import versions
-from graphprune.errors import ArtifactError, OptionError, TrustError
-from graphprune.export import export_onnx, load_program, save_program
+from graphprune.errors import ArtifactError, ModelError, OptionError, TrustError
+from graphprune.export import export_onnx, load_program, program_of, save_program
 from graphprune.files import sha256_of
 from graphprune.game.masking import mask_network
 from graphprune.game.value import class_logits
@@ -78,7 +79,7 @@ class Common:
 
 @dataclass(frozen=True, kw_only=True)
 class RankOptions:
-    """How to rank, see :func:`graphprune.criteria.rank`."""
+    """How to rank, see :func:`graphprune.criteria.rank`; ``resume`` takes up an interrupted run."""
 
     criterion: str = "shapley"
     game: str | None = None
@@ -88,6 +89,7 @@ class RankOptions:
     budget: int | None = None
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    resume: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +187,8 @@ def prepare(model: ModelSource, data: DataSource | None, common: Common) -> Subj
     with _timed(timings, "trace"):
         graph = trace(loaded.module, loaded.example_inputs)
     if batches is not None:
-        check_against(batches, _n_classes(graph), loaded.source.input_shapes)
+        n_classes = _n_classes(graph) if batches.has_labels else None
+        check_against(batches, n_classes, loaded.source.input_shapes)
     return Subject(
         loaded=loaded,
         graph=graph,
@@ -196,10 +199,14 @@ def prepare(model: ModelSource, data: DataSource | None, common: Common) -> Subj
     )
 
 
-def _n_classes(graph: DependencyGraph) -> int:
+def _n_classes(graph: DependencyGraph) -> int | None:
+    """Return how many classes a network tells apart; None if it returns no predictions."""
     with torch.inference_mode():
         outputs = graph.program.module(*graph.example_inputs)
-    return int(class_logits(torch.utils._pytree.tree_leaves(outputs)).shape[-1])
+    try:
+        return int(class_logits(torch.utils._pytree.tree_leaves(outputs)).shape[-1])
+    except ModelError:
+        return None
 
 
 def _graph_notes(graph: DependencyGraph) -> tuple[str, ...]:
@@ -253,6 +260,11 @@ def rank(
 
 def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Ranked:
     """Rank a prepared network and write ``ranking.json``."""
+    folder = RunFolder(common.out)
+    store = None
+    if not common.dry_run:
+        model_hash = subject.model.sha256
+        store = StateStore(path=folder.state, model=model_hash, resume=options.resume)
     with _timed(subject.timings, "rank"):
         ranking = criteria.rank(
             subject.graph,
@@ -267,11 +279,12 @@ def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Rank
             skip=options.skip,
             seed=common.seed,
             device=chosen_device(common.device),
+            store=store,
             progress=common.progress,
         )
-    if not common.dry_run:
-        file = ranking_file(ranking, subject.model, subject.source)
-        write(RunFolder(common.out).ranking, file)
+    if store is not None:
+        write(folder.ranking, ranking_file(ranking, subject.model, subject.source))
+        store.clear()
     return Ranked(subject=subject, ranking=ranking)
 
 
@@ -362,7 +375,8 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     with stages.next("save"):
         write(folder.ranking, ranking_file(selected.ranking, subject.model, subject.source))
         write(folder.plan, plan_file(plan, subject.model.sha256))
-        save_program(repaired.model, subject.graph.example_inputs, folder.program)
+        program = program_of(repaired.model)
+        save_program(repaired.model, None, folder.program, program=program)
     with stages.next("export"):
         metadata = {
             "model_hash": subject.model.sha256,
@@ -370,7 +384,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             "seed": str(common.seed),
             "version": versions().get("graphprune", ""),
         }
-        export_onnx(repaired.model, folder.onnx, metadata=metadata)
+        export_onnx(repaired.model, folder.onnx, metadata=metadata, program=program)
     with stages.next("validate"):
         report = validate(
             repaired.model,
@@ -535,7 +549,7 @@ def validate_run(data: DataSource | None, provider: str, common: Common) -> Vali
             f"{model.spec} is not the network that was pruned: its weights or layers differ",
             hint="prune it again",
         )
-    kept = plan_of(file).kept(subject.graph)
+    kept = plan_of(file, subject.graph).kept(subject.graph)
     smaller, reloaded = cut(subject.graph, kept), load_program(folder.program)
     return validate(
         reloaded,

@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +138,7 @@ class quiet_export:  # noqa: N801 - reads as a function at its call sites
 def _evaluation_copy(model: nn.Module) -> nn.Module:
     duplicate = copy.deepcopy(model)
     # Graphs that torch.export made are in evaluation mode for good and refuse to be switched.
-    if not isinstance(duplicate, fx.GraphModule):
+    with suppress(NotImplementedError):
         duplicate.eval()
     return duplicate
 

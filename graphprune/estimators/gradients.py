@@ -40,7 +40,7 @@ MOST_COALITIONS = 16
 ENOUGH_PASSES = 4096
 """Coalitions of all images together that the default pays for; two per image at least."""
 
-ENOUGH_MACS = 10**12
+ENOUGH_MACS = 2 * 10**12
 """Multiply-accumulates of their forward passes together: a minute or two on two cores."""
 
 _STAGE = "gate gradients"
@@ -55,7 +55,7 @@ class GradientEstimator:
 
     Args:
         budget: Coalitions per image, at least 2. None for 16, or for fewer but at least 2 where
-            that would make over 4096 coalitions of all images together, or over 10^12
+            that would make over 4096 coalitions of all images together, or over 2 * 10^12
             multiply-accumulates: the cost of a ranking stays bounded.
         seed: Equal seeds give equal estimates.
         band: Largest share of multiply-accumulates that a coalition lacks, in (0, 1).

@@ -359,7 +359,7 @@ def test_a_run_folder_and_its_hashes(tmp_path: Path, records: dict[str, Any]) ->
     write(folder.plan, records["plan.json"])
     assert set(folder.hashes()) == {"plan.json"}
     assert len(folder.hashes()["plan.json"]) == 64
-    assert folder.rank_state == tmp_path / "rank-state.npz"
+    assert folder.state == tmp_path / "rank-state.npz"
 
 
 # ---- writing ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line as users run it: in a subprocess, in a folder of its own."""
+"""The command line in a folder of its own: in this process, and as a process where that counts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from graphprune_cli.__main__ import app
 
 FACTORY = '''
 """A user's own network: residual and concat connections, 8x8 images."""
@@ -77,8 +80,25 @@ def workplace(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(workplace: Path) -> Run:
-    """Run ``graphprune ARGUMENTS`` in the workplace."""
+def run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run ``graphprune ARGUMENTS`` in the workplace, in this process: no start-up to wait for."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def command(*arguments: str, cwd: Path = workplace) -> Finished:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["graphprune", *arguments])
+        done = CliRunner().invoke(app, list(arguments))
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        assert "Traceback" not in done.stdout + done.stderr
+        return Finished(done.exit_code, done.stdout, done.stderr)
+
+    return command
+
+
+@pytest.fixture
+def run_process(workplace: Path) -> Run:
+    """Run ``graphprune ARGUMENTS`` in the workplace, as a process of its own."""
 
     def command(*arguments: str, cwd: Path = workplace) -> Finished:
         done = subprocess.run(

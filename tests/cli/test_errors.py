@@ -62,7 +62,7 @@ def test_bad_input(run: Run, workplace: Path, arguments: tuple[str, ...], says: 
 
 
 def test_unreachable_budget_is_a_finding(run: Run) -> None:
-    fails(run, "prune", *MODEL, "--criterion", "l1", "--ratio", "0.99", says="at most", code=1)
+    fails(run, "prune", *MODEL, "--criterion", "l1", "--ratio", "0.99", says="can go", code=1)
 
 
 def test_labels_out_of_range(run: Run, workplace: Path) -> None:
@@ -95,10 +95,19 @@ def test_another_model_is_refused(run: Run, workplace: Path) -> None:
     fails(run, "prune", "--ratio", "0.3", says="not the network that was ranked")
 
 
-def test_errors_are_json_when_asked(run: Run) -> None:
-    finished = run("rank", "missing.pt", "--json")
+def test_errors_are_json_when_asked(run_process: Run) -> None:
+    finished = run_process("rank", "missing.pt", "--json")
     assert finished.code == 2
     assert "missing.pt" in json.loads(finished.stdout)["error"]
+
+
+def test_interrupted_rankings_resume(run: Run, workplace: Path) -> None:
+    state = workplace / "graphprune-out" / "rank-state.npz"
+    state.parent.mkdir()
+    state.write_bytes(b"not an archive")
+    fails(run, "rank", *MODEL, "--resume", says="damaged")
+    assert run("rank", *MODEL, "--budget", "2").code == 0
+    assert not state.exists()
 
 
 def test_interrupt(workplace: Path) -> None:

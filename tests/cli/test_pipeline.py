@@ -14,7 +14,8 @@ MODEL = ("net.py:net", "--input-shape", "3,8,8")
 DATA = ("--data", "images.npz")
 
 
-def test_three_commands_without_data(run: Run, workplace: Path) -> None:
+def test_three_commands_without_data(run_process: Run, workplace: Path) -> None:
+    run = run_process
     ranked = run("rank", *MODEL)
     assert ranked.code == 0, ranked.stderr
     assert "synthetic" in ranked.stderr
@@ -117,17 +118,18 @@ def test_output_fits_eighty_columns(run: Run) -> None:
 
 
 def test_skip_and_only(run: Run, workplace: Path) -> None:
-    command = ("prune", *MODEL, "--criterion", "l1", "--ratio", "0.5", "-q")
+    command = ("prune", *MODEL, "--criterion", "l1", "--ratio", "0.2", "-q")
     assert run(*command, "--skip", "stem*").code == 0
     plan = json.loads((workplace / "graphprune-out" / "plan.json").read_text())
-    assert [len(group["removed_units"]) for group in plan["groups"]] == [0, 4]
+    assert [len(group["removed_units"]) for group in plan["groups"]] == [0, 2]
     unknown = run(*command, "--only", "nothing*")
     assert unknown.code == 2
     assert "matches no group" in unknown.stderr
 
 
 @pytest.mark.slow
-def test_resnet18_as_typed(run: Run, workplace: Path) -> None:
+def test_resnet18_as_typed(run_process: Run, workplace: Path) -> None:
+    run = run_process
     torchvision = pytest.importorskip("torchvision")
     import torch
 
