@@ -76,11 +76,21 @@ def _merge_bundle(
     kept = [item.factor for item in bundle]
     if len(labelled) > 1:
         kept = [_united(coupler, bundle, sizes, dims)]
-    fixed = (size for operand, size in enumerate(sizes) if operand not in labelled)
-    if any(size[dim] > 1 for size in fixed for dim in dims):
-        for factor in kept:
+    fixed = [size for operand, size in enumerate(sizes) if operand not in labelled]
+    stays = frozenset(dim for dim in dims if any(size[dim] > 1 for size in fixed))
+    return [_held(coupler, factor, stays) for factor in kept]
+
+
+def _held(coupler: Coupler, factor: Factor, stays: frozenset[int]) -> Factor:
+    """Keep the dims ``stays`` of a factor whole: only what lies across them can still go."""
+    hit = [dim for dim in varying(factor) if dim in stays]
+    if len(hit) == len(varying(factor)):
+        if hit:
             coupler.pin(factor, "combined element-wise with an axis of fixed size")
-    return kept
+        return factor
+    for dim in hit:
+        factor = coupler.collapse(factor, dim)
+    return factor
 
 
 def _united(

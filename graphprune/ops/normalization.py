@@ -211,15 +211,17 @@ def log_softmax(call: OpCall) -> Value:
 
 
 def masked_softmax(mask: Tensor, x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Softmax over kept entries only."""
-    return F.softmax(x.masked_fill(mask == 0, -torch.inf), dim, dtype=dtype)
+    """Softmax over kept entries only; where none is kept, nothing reads what it returns."""
+    absent = (mask == 0) & (mask != 0).any(dim, keepdim=True)
+    return F.softmax(x.masked_fill(absent, -torch.inf), dim, dtype=dtype)
 
 
 def masked_log_softmax(
     mask: Tensor, x: Tensor, dim: int, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Logarithm of the softmax over kept entries only; absent entries read 0."""
-    logs = F.log_softmax(x.masked_fill(mask == 0, -torch.inf), dim, dtype=dtype)
+    absent = (mask == 0) & (mask != 0).any(dim, keepdim=True)
+    logs = F.log_softmax(x.masked_fill(absent, -torch.inf), dim, dtype=dtype)
     return logs.masked_fill(mask == 0, 0.0)
 
 
