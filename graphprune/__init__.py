@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphprune.api import export_onnx, mask, prune, rank, repair, select, trace, validate
+    from graphprune.couplings import coupling_graph
     from graphprune.data import CalibrationBatches, DataSource, load_data
     from graphprune.groups import PruningGroup, Unit
     from graphprune.load import LoadedModel, ModelSource, load_model
@@ -39,6 +40,7 @@ _HOMES = {
     "Ranking": "graphprune.ranking",
     "Unit": "graphprune.groups",
     "ValidationReport": "graphprune.verify",
+    "coupling_graph": "graphprune.couplings",
     "export_onnx": "graphprune.api",
     "load_data": "graphprune.data",
     "load_model": "graphprune.load",
@@ -61,6 +63,7 @@ __all__ = [
     "Ranking",
     "Unit",
     "ValidationReport",
+    "coupling_graph",
     "export_onnx",
     "load_data",
     "load_model",

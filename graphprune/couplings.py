@@ -50,7 +50,13 @@ class _Axis:
 
 
 def coupling_graph(graph: DependencyGraph) -> nx.Graph:
-    """Return the graph that ``DependencyGraph.networkx`` describes."""
+    """Return the graph of axes.
+
+    Nodes are axes, named ``tensor:dim``, of parameters and of activations, wherever labels say
+    that entries could differ; attributes ``kind`` (parameter or activation), ``op``,
+    ``parameter``, ``shape``, ``dim``, ``size``, ``group`` and ``pin`` (reason, '' if prunable).
+    Edges join axes that one op couples; attribute ``op`` is its overload, ``via`` its node.
+    """
     return _Couplings(graph).build()
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
 from torch import fx, nn
@@ -248,21 +247,6 @@ class DependencyGraph:
             if pins:
                 return pins[0].reason
         return "no parameter produces it"
-
-    # ---- the graph itself ----------------------------------------------------------------------
-
-    @cached_property
-    def networkx(self) -> nx.Graph:
-        """The graph of axes.
-
-        Nodes are axes, named ``tensor:dim``, of parameters and of activations, wherever labels say
-        that entries could differ; attributes ``kind`` (parameter or activation), ``op``,
-        ``parameter``, ``shape``, ``dim``, ``size``, ``group`` and ``pin`` (reason, '' if prunable).
-        Edges join axes that one op couples; attribute ``op`` is its overload, ``via`` its node.
-        """
-        from graphprune.couplings import coupling_graph
-
-        return coupling_graph(self)
 
 
 def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> DependencyGraph:

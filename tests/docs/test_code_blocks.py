@@ -18,7 +18,7 @@ import pytest
 from graphprune import criteria, estimators, ops
 from tests.docs.pages import DOCS, Block, blocks_of, pages_with
 
-PAGES = pages_with("python")
+PAGES = [*pages_with("python"), DOCS.parent / "README.md"]
 SLOW = [page for page in PAGES if any(block.slow for block in blocks_of(page))]
 
 REGISTRIES = (
@@ -30,7 +30,7 @@ REGISTRIES = (
 
 
 def _name(page: Path) -> str:
-    return str(page.relative_to(DOCS))
+    return str(page.relative_to(DOCS.parent))
 
 
 @pytest.fixture
