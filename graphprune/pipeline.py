@@ -45,8 +45,9 @@ from graphprune.load import LoadedModel, ModelSource, load_model
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking
 from graphprune.repairs import RepairResult, repair
+from graphprune.repairs import available as repair_methods
 from graphprune.report import write_report
-from graphprune.selection import PruningPlan, select
+from graphprune.selection import PruningPlan, check_options, select
 from graphprune.surgery import PrunedModel, cut
 from graphprune.tracing import named_tensors
 from graphprune.verify import ValidationReport, same_weights, validate
@@ -328,6 +329,7 @@ def plan_run(
         GraphpruneError: A stage's own error.
         BudgetError: The ratio cannot be reached.
     """
+    _check_early(rank_options, options)
     if model is not None and options.ranking is None:
         ranked = rank(model, data, rank_options, common)
         subject, ranking = ranked.subject, ranked.ranking
@@ -346,6 +348,15 @@ def plan_run(
             round_to=options.round_to,
         )
     return Selected(subject=subject, ranking=ranking, plan=plan)
+
+
+def _check_early(rank_options: RankOptions, options: PruneOptions) -> None:
+    """Refuse misspelt options before the long work, not after it."""
+    check_options(options.ratio, options.of, options.scope, options.min_units, options.round_to)
+    if options.repair not in ("auto", *repair_methods()):
+        allowed = ", ".join(("auto", *repair_methods()))
+        raise OptionError(f"repair {options.repair!r} is none of {allowed}")
+    criteria.needs_data(rank_options.criterion)
 
 
 def prune(

@@ -117,7 +117,7 @@ def select(
         OptionError: An option is not one of those allowed.
         BudgetError: So much cannot be removed; the message says how much can.
     """
-    _check_options(ratio, of, scope, min_units, round_to)
+    check_options(ratio, of, scope, min_units, round_to)
     chooser = _Chooser(ranking, of, min_units, round_to)
     kept = chooser.by_group(ratio) if scope == "group" else chooser.globally(ratio)
     return make_plan(ranking, kept, ratio=ratio, of=of, scope=scope, costs=chooser.costs)
@@ -155,7 +155,12 @@ def _removed_fraction(before: Cost, after: Cost, of: str) -> float:
     return 1.0 - after.of(of) / whole if whole else 0.0
 
 
-def _check_options(ratio: float, of: str, scope: str, min_units: int, round_to: int) -> None:
+def check_options(ratio: float, of: str, scope: str, min_units: int, round_to: int) -> None:
+    """Refuse options of :func:`select` that no ranking could satisfy.
+
+    Raises:
+        OptionError: One is not among those allowed.
+    """
     if not 0 <= ratio < 1:
         raise OptionError(
             f"a ratio of {ratio:g} is outside [0, 1)",

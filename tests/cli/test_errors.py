@@ -61,6 +61,14 @@ def test_bad_input(run: Run, workplace: Path, arguments: tuple[str, ...], says: 
     assert not left
 
 
+@pytest.mark.parametrize("option", [("--ratio", "2"), ("--repair", "glue"), ("--of", "flops")])
+def test_options_are_checked_before_the_work(
+    run: Run, workplace: Path, option: tuple[str, str]
+) -> None:
+    assert run("prune", *MODEL, "--ratio", "0.3", *option).code == 2
+    assert not (workplace / "graphprune-out").exists()
+
+
 def test_unreachable_budget_is_a_finding(run: Run) -> None:
     fails(run, "prune", *MODEL, "--criterion", "l1", "--ratio", "0.99", says="can go", code=1)
 
