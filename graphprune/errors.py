@@ -33,6 +33,7 @@ __all__ = [
     "TraceError",
     "TrustError",
     "ValidationError",
+    "first_line",
 ]
 
 
@@ -99,3 +100,9 @@ class BudgetError(Finding):
 
 class ValidationError(Finding):
     """Two forms of one network compute different functions."""
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return an error's type and the first line of its message, at most ``limit`` characters."""
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text.strip()[:limit]}"

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.analysis import overload_name
 from graphprune.coalition import removed_entries
-from graphprune.errors import SurgeryError
+from graphprune.errors import SurgeryError, first_line
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.surgery import PrunedModel, cut
 from graphprune.verify.cases import tensors_of
@@ -51,7 +51,7 @@ def prune_in_place_of(model: nn.Module, graph: DependencyGraph, kept: Kept) -> n
         _keep_what_slicing_loses(smaller, model, graph)
     except (AttributeError, AssertionError, IndexError, RuntimeError) as error:
         raise SurgeryError(
-            f"the layers of {type(model).__name__} cannot be sliced: {_first_line(error)}",
+            f"the layers of {type(model).__name__} cannot be sliced: {first_line(error, 200)}",
             hint=_HINT,
         ) from error
     _verify(smaller, pruned, model)
@@ -290,7 +290,7 @@ def _error(ours: nn.Module, theirs: nn.Module, inputs: tuple[Any, ...], name: st
         found = tensors_of(ours(*inputs))
     except Exception as error:  # whatever a user's forward may raise
         raise SurgeryError(
-            f"sliced in place, {name} does not run: {_first_line(error)}; sizes seem to be "
+            f"sliced in place, {name} does not run: {first_line(error, 200)}; sizes seem to be "
             "written into its forward",
             hint=_HINT,
         ) from error
@@ -305,8 +305,3 @@ def _error(ours: nn.Module, theirs: nn.Module, inputs: tuple[Any, ...], name: st
         ),
         default=0.0,
     )
-
-
-def _first_line(error: Exception) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text.strip()[:200]}"

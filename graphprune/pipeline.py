@@ -384,8 +384,10 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     with stages.next("repair"):
         repaired = _repaired(smaller, subject.data, options.repair)
     with stages.next("save"):
-        write(folder.ranking, ranking_file(selected.ranking, subject.model, subject.source))
-        write(folder.plan, plan_file(plan, subject.model.sha256))
+        ranking_record = ranking_file(selected.ranking, subject.model, subject.source)
+        plan_record = plan_file(plan, subject.model.sha256)
+        write(folder.ranking, ranking_record)
+        write(folder.plan, plan_record)
         program = program_of(repaired.model)
         save_program(repaired.model, None, folder.program, program=program)
     with stages.next("export"):
@@ -407,7 +409,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
         )
     manifest = _manifest(subject, repaired, report, folder, common)
     write(folder.manifest, manifest)
-    write_report(folder, manifest, read(folder.plan, PlanFile), read(folder.ranking, RankingFile))
+    write_report(folder, manifest, plan_record, ranking_record)
     return Pruned(subject=subject, plan=plan, manifest=manifest, report=report, folder=folder)
 
 

@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import TraceError
+from graphprune.errors import TraceError, first_line
 from graphprune.inlining import inline_regions
 
 BATCH = "batch"
@@ -160,15 +160,10 @@ def export_program(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedP
                 return export(model, inputs, strict=False), False
         except Exception as error:
             raise TraceError(
-                f"torch.export cannot trace {type(model).__name__}: {_first_line(error)}",
+                f"torch.export cannot trace {type(model).__name__}: {first_line(error)}",
                 hint="make its forward exportable (no data-dependent control flow), "
                 "or give the part of it that is",
             ) from first
-
-
-def _first_line(error: Exception) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text.strip()[:300]}"
 
 
 def _batch_size(inputs: tuple[Any, ...]) -> int:
