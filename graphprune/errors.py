@@ -33,7 +33,6 @@ __all__ = [
     "TraceError",
     "TrustError",
     "ValidationError",
-    "first_line",
 ]
 
 

@@ -44,6 +44,15 @@ def net():
     return Net()
 
 
+class Noisy(Net):
+    def forward(self, x):
+        return super().forward(x) + torch.randn(5)
+
+
+def noisy():
+    return Noisy()
+
+
 def marked():
     """Leaves a file behind, so that a test knows that loading has begun."""
     from pathlib import Path

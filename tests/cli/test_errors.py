@@ -30,6 +30,7 @@ def fails(run: Run, *arguments: str, says: str, code: int = 2) -> None:
         (("rank", "missing.pt"), "missing.pt"),
         (("rank", "net.py:nothing"), "nothing"),
         (("rank", "torchvision:resnet19"), "resnet18"),
+        (("rank", "net.py:noisy", *MODEL[1:], "--criterion", "l1"), "the traced network differs"),
         (("rank", *MODEL, "--criterion", "magic"), "criterion 'magic' is none of"),
         (("rank", *MODEL, "--value", "loss"), "value 'loss' is none of"),
         (("rank", *MODEL, "--estimator", "magic"), "estimator 'magic' is none of"),
