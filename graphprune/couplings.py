@@ -91,7 +91,7 @@ class _Couplings:
         self._graph = graph
         self._found = nx.Graph()
         self._unions: dict[str, list[Union]] = {}
-        for union in graph.analysis.reports.unions:
+        for union in (*graph.analysis.reports.unions, *graph.analysis.solution.settled):
             self._unions.setdefault(union.op, []).append(union)
 
     def build(self) -> nx.Graph:

@@ -97,13 +97,29 @@ def _united(
     coupler: Coupler, bundle: list[_Contribution], sizes: list[Shape], dims: frozenset[int]
 ) -> Factor:
     """Make the factors of several operands one, and return one that spans all their dims."""
+    wide = max(bundle, key=lambda item: (len(item.dims), item.factor.size))
+    if all(_is_within(item, wide, sizes) for item in bundle):
+        for item in bundle:
+            if item.dims == wide.dims:
+                coupler.unite(item.factor, wide.factor)
+            else:
+                coupler.span(item.factor, wide.factor)
+        return wide.factor
     base = min(bundle, key=lambda item: (len(item.dims), item.factor.size))
     for item in bundle:
         if item is not base:
             coupler.unite(item.factor, base.factor)
     if base.dims == dims or all(sizes[base.operand][dim] > 1 for dim in dims):
         return base.factor
-    return max(bundle, key=lambda item: item.factor.size).factor
+    return wide.factor
+
+
+def _is_within(item: _Contribution, wide: _Contribution, sizes: list[Shape]) -> bool:
+    """Whether an operand is as wide as another, or broadcast along the dims that it lacks."""
+    if item.dims == wide.dims:
+        return True
+    lacks = wide.dims - item.dims
+    return item.dims < wide.dims and all(sizes[item.operand][dim] == 1 for dim in lacks)
 
 
 def merge_shifted(coupler: Coupler, value: Value, parameters: Sequence[Value], dim: int) -> Value:
@@ -118,16 +134,17 @@ def merge_shifted(coupler: Coupler, value: Value, parameters: Sequence[Value], d
 def reduce(
     coupler: Coupler, value: Value, dims: Sequence[int], *, keepdim: bool, shape: Shape
 ) -> Value:
-    """Reduce over ``dims``: a factor that varies only there is used up, others lose those dims."""
+    """Reduce over ``dims``: a factor that varies only there is used up, others lose those dims.
+
+    Of a factor that varies along other dims too (heads and their columns, summed over the columns)
+    either may shrink; see :class:`~graphprune.labels.coupler.Span`.
+    """
     factors = []
     for factor in value.factors:
         hit = [dim for dim in varying(factor) if dim in dims]
         if hit and len(hit) == len(varying(factor)):
             continue
-        kept = factor
-        for dim in hit:
-            kept = coupler.collapse(kept, dim)
-        factors.append(kept)
+        factors.append(coupler.sum_out(factor, hit) if hit else factor)
     if not keepdim:
         remaining = [dim for dim in range(value.rank) if dim not in dims]
         factors = [factor.reshape([factor.shape[dim] for dim in remaining]) for factor in factors]

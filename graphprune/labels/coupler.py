@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,28 @@ class Union:
     left: Factor
     right: Factor
     op: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Atoms ``narrow`` that lie along some dims of ``wide`` only, for as long as those can shrink.
+
+    A tensor loses whole rows or whole columns. While it is open which, what is broadcast over it (a
+    table of head width over all heads) or computed from it by summing a dim (scores of every head)
+    cannot be united with it: if ``wide`` loses slices along the dims of ``narrow``, the two are
+    one; if it loses slices across them, ``narrow`` stays whole.
+
+    Args:
+        narrow: Atoms of size 1 along the dims of ``wide`` that it lacks.
+        wide: Atoms along several dims.
+        op: Where they meet.
+        summed: ``narrow`` is what remains of ``wide`` when an op sums or averages the other dims.
+    """
+
+    narrow: Factor
+    wide: Factor
+    op: str
+    summed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +86,7 @@ class Reports:
 
     n_atoms: int = 0
     unions: list[Union] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
     pins: list[Pin] = field(default_factory=list)
     gates: list[Gate] = field(default_factory=list)
     statistics: list[Statistic] = field(default_factory=list)
@@ -111,6 +135,22 @@ class Coupler:
         first = factor.take([0], dim)
         self.unite(factor, first)
         return first
+
+    def span(self, narrow: Factor, wide: Factor) -> None:
+        """Say that ``narrow`` is broadcast over the dims of ``wide`` along which it has size 1."""
+        self._reports.spans.append(Span(narrow, wide, self.op))
+
+    def sum_out(self, factor: Factor, dims: Collection[int]) -> Factor:
+        """Sum a factor of several dims over some of them; return what remains along the others."""
+        shape = [1 if dim in dims else size for dim, size in enumerate(factor.shape)]
+        kept = [dim for dim in range(factor.ndim) if dim not in dims]
+        lines = np.moveaxis(factor, kept, range(len(kept))).reshape(math.prod(shape), -1)
+        # Equal lines (the same heads in every sample) are one from the start.
+        numbers: dict[bytes, int] = {}
+        place = [numbers.setdefault(line.tobytes(), len(numbers)) for line in lines]
+        narrow = self.fresh(len(numbers))[place].reshape(shape)
+        self._reports.spans.append(Span(narrow, factor, self.op, summed=True))
+        return narrow
 
     def gate(self, path: ArgumentPath, dim: int) -> None:
         """Say that the op adds up the input at ``path`` along ``dim``."""

@@ -4,12 +4,17 @@ Three things happen here. Unions are solved at once (connected components). The 
 closure** makes every factor depend on one dim only: tensors lose whole rows or whole columns, so
 where atoms vary along several dims the rows (or the columns, whichever leaves more classes) are
 united. Classes that cannot go at all are pinned, each with its reason.
+
+Where an op sums over one of two such dims (attention scores, over the columns of every head) the
+lines that remain are the first choice: whole heads. Where that leaves nothing to remove, or columns
+are asked for, the summed dim shrinks instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,7 +22,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from graphprune.labels.coupler import Pin, Reports
+from graphprune.labels.coupler import Pin, Reports, Span, Union
 from graphprune.labels.value import Factor, Value, varying
 
 Classes = npt.NDArray[np.int64]
@@ -41,29 +46,51 @@ class Solution(Generic[Key]):
         axes: For every value, by dim, the class of each entry; only dims that some factor
             describes.
         pins: For every pinned class, the reports that pinned it, in execution order.
+        settled: Unions that spans came to, once it was clear along which dim each shrinks.
     """
 
     class_of: Classes
     n_classes: int
     axes: Mapping[Key, Mapping[int, Classes]]
     pins: Mapping[int, tuple[Pin, ...]]
+    settled: tuple[Union, ...] = ()
 
 
-def solve(reports: Reports, values: Mapping[Key, Value]) -> Solution[Key]:
+def solve(reports: Reports, values: Mapping[Key, Value], *, columns: bool = False) -> Solution[Key]:
     """Solve the reports of all rules.
 
     Args:
         reports: What the rules reported.
         values: Every tensor of the graph by any key.
+        columns: Where an op sums over one of two dims, that dim shrinks (columns of every head)
+            rather than the other (heads).
     """
-    solver = _Solver(reports)
-    distinct = _distinct_factors(values.values())
-    while solver.close(distinct) or solver.reconcile(values.values()):
-        pass
-    solver.pin_whole_axes(distinct)
+    summed = frozenset(k for k, span in enumerate(reports.spans) if span.summed)
+    solver = _solved(reports, values, summed if columns else frozenset())
+    stuck = solver.stuck(reports.spans)
+    if stuck and not columns:
+        other = _solved(reports, values, stuck)
+        if other.n_units() > solver.n_units():
+            solver = other
     pinned = solver.pinned_mask()
     axes = {key: solver.axes(value, pinned) for key, value in values.items() if value.factors}
-    return Solution(solver.class_of, solver.n_classes, axes, solver.pinned())
+    return Solution(solver.class_of, solver.n_classes, axes, solver.pinned(), tuple(solver.settled))
+
+
+def _solved(reports: Reports, values: Mapping[Key, Value], by_columns: frozenset[int]) -> _Solver:
+    """Solve with the spans ``by_columns`` losing slices along the dim that their op sums over."""
+    solver = _Solver(reports, by_columns)
+    distinct = _distinct_factors(values.values())
+    while (
+        solver.follow()
+        or solver.hold()
+        or solver.close(distinct)
+        or solver.reconcile(values.values())
+        or solver.settle()
+    ):
+        pass
+    solver.pin_whole_axes(distinct)
+    return solver
 
 
 def _distinct_factors(values: Iterable[Value]) -> list[Factor]:
@@ -75,12 +102,39 @@ def _distinct_factors(values: Iterable[Value]) -> list[Factor]:
 
 
 class _Solver:
-    def __init__(self, reports: Reports) -> None:
+    def __init__(self, reports: Reports, by_columns: frozenset[int]) -> None:
         self._n_atoms = max(reports.n_atoms, 1)
         self._left = [union.left.reshape(-1) for union in reports.unions]
         self._right = [union.right.reshape(-1) for union in reports.unions]
         self._pins = list(reports.pins)
+        self._open = [span for span in reports.spans if not span.summed]
+        self._produced = np.unique(np.concatenate([np.zeros(0, np.int64), *reports.produced]))
+        self.settled: list[Union] = []
+        for k, span in enumerate(reports.spans):
+            if span.summed and k in by_columns:
+                self._unite_rows(span)
+            elif span.summed:
+                self._settle(span)
         self._components()
+
+    def _settle(self, span: Span) -> None:
+        """Make the two sides of a span one."""
+        self._unite_at(span.op, span.narrow, span.wide)
+
+    def _unite_rows(self, span: Span) -> None:
+        """Unite what lies along the dims of ``narrow``, and keep ``narrow`` whole."""
+        for dim in varying(span.narrow):
+            self._unite_at(span.op, span.wide, span.wide.take([0], dim))
+        self._pin_narrow(span)
+
+    def _unite_at(self, op: str, left: Factor, right: Factor) -> None:
+        left, right = np.broadcast_arrays(left, right)
+        self._unite(left, right)
+        self.settled.append(Union(left.reshape(-1), right.reshape(-1), op))
+
+    def _pin_narrow(self, span: Span) -> None:
+        reason = "meets a tensor that shrinks along another of its dims"
+        self._pins.append(Pin(np.unique(span.narrow), reason, span.op))
 
     def _components(self) -> None:
         empty = np.zeros(0, np.int64)
@@ -94,6 +148,54 @@ class _Solver:
         left, right = np.broadcast_arrays(left, right)
         self._left.append(left.reshape(-1))
         self._right.append(right.reshape(-1))
+
+    def follow(self) -> bool:
+        """Unite both sides of spans whose narrow side is computed by a layer; whether any were.
+
+        A layer makes one number per row to scale it with (scores per head, a gate per channel):
+        the rows are what exists, and they go together with what scales them.
+        """
+        free = np.zeros(self.n_classes, bool)
+        free[self.class_of[self._produced]] = True
+        free &= ~self.pinned_mask()
+        made = [free[self.class_of[span.narrow]].any() for span in self._open]
+        for span in compress(self._open, made):
+            self._settle(span)
+        self._open = [span for span, found in zip(self._open, made, strict=True) if not found]
+        if any(made):
+            self._components()
+        return any(made)
+
+    def hold(self) -> bool:
+        """Unite lines of what spans a narrow side that stays whole; whether any were apart."""
+        changed = False
+        pinned = self.pinned_mask()
+        for span in self._open:
+            stays = pinned[self.class_of[span.narrow]].all()
+            if stays and self._dim_of(self.class_of[span.wide]) is None:
+                for dim in varying(span.narrow):
+                    self._unite(span.wide, span.wide.take([0], dim))
+                changed = True
+        if changed:
+            self._components()
+        return changed
+
+    def settle(self) -> bool:
+        """Unite or pin the narrow side of every span, by the dim along which the wide one shrinks.
+
+        Called when every factor depends on one dim at most.
+        """
+        for span in self._open:
+            dim = self._dim_of(self.class_of[span.wide])
+            if dim is not None and dim in varying(span.narrow):
+                self._settle(span)
+            else:
+                self._pin_narrow(span)
+        changed = bool(self._open)
+        self._open = []
+        if changed:
+            self._components()
+        return changed
 
     def close(self, factors: list[Factor]) -> bool:
         """Unite rows or columns of factors that depend on several dims; whether any did."""
@@ -168,6 +270,20 @@ class _Solver:
             for cls in np.unique(self.class_of[pin.atoms]).tolist():
                 found.setdefault(cls, []).append(pin)
         return {cls: tuple(pins) for cls, pins in found.items()}
+
+    def stuck(self, spans: list[Span]) -> frozenset[int]:
+        """Return the spans at which an op sums over a tensor of which nothing can go."""
+        pinned = self.pinned_mask()
+        return frozenset(
+            k
+            for k, span in enumerate(spans)
+            if span.summed and pinned[self.class_of[span.wide]].all()
+        )
+
+    def n_units(self) -> int:
+        """How many classes that a layer computes may go."""
+        present = np.unique(self.class_of[self._produced])
+        return int((~self.pinned_mask()[present]).sum())
 
     def pinned_mask(self) -> npt.NDArray[np.bool_]:
         """Return which classes are pinned."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from graphprune.labels.algebra import contract, merge
 from graphprune.labels.value import Value, permute
 from graphprune.ops.registry import OpCall, UnsupportedCall, rewrite, rule
@@ -14,10 +16,16 @@ _ATTENTION = "aten.scaled_dot_product_attention.default"
 
 @rule(_ATTENTION)
 def attention(call: OpCall) -> Value:
-    """Heads of queries, keys and values exist together; head-dim columns of q and k likewise."""
+    """Heads of queries, keys and values exist together; head-dim columns of q and k likewise.
+
+    In grouped-query attention one head of keys and values serves several of queries: these go with
+    it, so that all groups stay equally large.
+    """
     query, key, value, mask = (call.value(0), call.value(1), call.value(2), call.optional(3))
+    if call.get(7, False):
+        key, value = (_repeat_heads(tensor, query) for tensor in (key, value))
     if query.shape[:-2] != key.shape[:-2]:
-        raise UnsupportedCall("grouped-query attention")
+        raise UnsupportedCall("queries and keys of different batch or heads")
     for tensor in (key, value):
         for factor in tensor.along(tensor.rank - 2):
             call.coupler.pin(factor, "tokens that attention sums over")
@@ -28,6 +36,17 @@ def attention(call: OpCall) -> Value:
     if mask is not None:
         scores = merge(call.coupler, [scores, mask], shape)
     return contract(call.coupler, scores, value, call.shape)
+
+
+def _repeat_heads(tensor: Value, query: Value) -> Value:
+    """Give every head of queries its own copy of the keys or values that it shares."""
+    dim = query.rank - 3
+    count = query.shape[dim] // tensor.shape[dim]
+    factors = tuple(
+        np.repeat(factor, count, dim) if factor.shape[dim] > 1 else factor
+        for factor in tensor.factors
+    )
+    return Value((*tensor.shape[:dim], query.shape[dim], *tensor.shape[dim + 1 :]), factors)
 
 
 @rewrite(_ATTENTION)

@@ -52,24 +52,6 @@ def test_tokens_that_attention_sums_over_are_pinned() -> None:
     assert reasons(graph)["tokens.weight"] == {"tokens that attention sums over"}
 
 
-def test_grouped_query_attention_is_refused_by_name() -> None:
-    class Grouped(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.q, self.kv, self.out = nn.Linear(6, 16), nn.Linear(6, 8), nn.Linear(16, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            q = self.q(x).unflatten(-1, (4, 4)).transpose(1, 2)
-            kv = self.kv(x).unflatten(-1, (2, 4)).transpose(1, 2)
-            y = F.scaled_dot_product_attention(q, kv, kv, enable_gqa=True)
-            return self.out(y.transpose(1, 2).flatten(2))
-
-    graph = trace(Grouped(), (torch.randn(2, 5, 6),))
-    attention = "aten.scaled_dot_product_attention.default"
-    assert reasons(graph)["q.weight"] == {f"{attention}: grouped-query attention"}
-    assert reasons(graph)["kv.weight"] == {f"{attention}: grouped-query attention"}
-
-
 def test_a_used_argmax_pins_its_axis_and_an_unused_one_does_not() -> None:
     class Peak(nn.Module):
         def __init__(self, places: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from graphprune.labels.coupler import Coupler, Reports
 from graphprune.labels.solve import Solution, solve
@@ -97,3 +98,57 @@ def test_nothing_at_all() -> None:
     found = solved(Reports())
     assert not found.axes
     assert not found.pins
+
+
+def test_what_is_summed_leaves_whole_rows() -> None:
+    """Heads and their columns, summed over the columns: heads go."""
+    reports = Reports(n_atoms=8)
+    scores = Coupler("op", reports).sum_out(table(2, 4), [1])
+    found = solved(reports, x=Value((2, 4), (table(2, 4),)), y=Value((2, 1), (scores,)))
+    assert set(found.axes["x"]) == {0}
+    assert found.axes["x"][0].tolist() == found.axes["y"][0].tolist()
+    assert not found.pins
+
+
+@pytest.mark.parametrize("columns", [True, False])
+def test_columns_go_where_rows_cannot_or_where_asked_for(columns: bool) -> None:
+    reports = Reports(n_atoms=8, produced=[np.arange(8)])
+    coupler = Coupler("op", reports)
+    scores = coupler.sum_out(table(2, 4), [1])
+    if not columns:
+        coupler.pin(scores, "for a test")
+    values = {"x": Value((2, 4), (table(2, 4),)), "y": Value((2, 1), (scores,))}
+    found = solve(reports, values, columns=columns)
+    assert set(found.axes["x"]) == {1}
+    assert np.unique(found.axes["x"][1]).size == 4
+    assert not set(found.axes["x"][1].tolist()) & set(found.pins)
+    assert set(found.axes["y"][0].tolist()) <= set(found.pins)
+
+
+def test_a_table_shared_by_rows_stays_whole_where_rows_go() -> None:
+    reports = Reports(n_atoms=12)
+    Coupler("op", reports).span(table(1, 3, 9), table(3, 3))
+    Coupler("op", reports).unite(table(3, 3)[:, :1], table(3, 3))
+    found = solved(reports, x=Value((3, 3), (table(3, 3),)))
+    assert set(found.axes["x"]) == {0}
+    assert set(found.class_of[9:].tolist()) == set(found.pins)
+
+
+def test_a_table_shared_by_rows_shrinks_with_columns() -> None:
+    reports = Reports(n_atoms=9)
+    Coupler("op", reports).span(table(1, 3, 6), table(2, 3))
+    found = solved(reports, x=Value((2, 3), (table(2, 3),)))
+    assert found.axes["x"][1].tolist() == found.class_of[6:].tolist()
+    assert not found.pins
+    assert [union.op for union in found.settled] == ["op"]
+
+
+def test_rows_are_held_together_by_a_table_that_stays() -> None:
+    """More rows than columns, but the rows' table is pinned: columns go."""
+    reports = Reports(n_atoms=12)
+    coupler = Coupler("op", reports)
+    coupler.span(table(4, 1, 8), table(4, 2))
+    coupler.pin(table(4, 1, 8), "for a test")
+    found = solved(reports, x=Value((4, 2), (table(4, 2),)))
+    assert set(found.axes["x"]) == {1}
+    assert not set(found.axes["x"][1].tolist()) & set(found.pins)

@@ -150,13 +150,32 @@ def test_merge_of_rows_and_a_table_makes_rows_one(coupler: Coupler) -> None:
     assert united(coupler) == {(0, 10), (0, 11), (0, 12), (1, 13), (1, 14), (1, 15)}
 
 
-def test_reduce_uses_up_a_factor_or_collapses_it(coupler: Coupler) -> None:
+def test_reduce_uses_up_a_factor_or_leaves_open_which_dim_shrinks(coupler: Coupler) -> None:
     gone = reduce(coupler, value(2, 3, dim=1), (1,), keepdim=False, shape=(2,))
     assert gone.factors == ()
     table = Value((2, 3), (np.arange(6).reshape(2, 3),))
     kept = reduce(coupler, table, (1,), keepdim=True, shape=(2, 1))
-    assert kept.factors[0].tolist() == [[0], [3]]
-    assert united(coupler) == {(0, 1), (0, 2), (3, 4), (3, 5)}
+    (span,) = coupler._reports.spans
+    assert span.summed
+    assert span.narrow is kept.factors[0]
+    assert span.narrow.shape == (2, 1)
+    assert span.wide is table.factors[0]
+    alike = Value((2, 3), (np.array([[0, 1, 2], [0, 1, 2]]),))
+    kept = reduce(coupler, alike, (1,), keepdim=True, shape=(2, 1))
+    assert np.unique(kept.factors[0]).size == 1
+    assert not united(coupler)
+
+
+def test_merge_leaves_open_how_a_table_shrinks_under_what_is_broadcast_over_it(
+    coupler: Coupler,
+) -> None:
+    table = Value((2, 3), (np.arange(10, 16).reshape(2, 3),))
+    merged = merge(coupler, [value(1, 3, dim=1), table], (2, 3))
+    (span,) = coupler._reports.spans
+    assert not span.summed
+    assert (span.narrow.tolist(), span.wide.shape) == ([[0, 1, 2]], (2, 3))
+    assert merged.factors[0].tolist() == table.factors[0].tolist()
+    assert not united(coupler)
 
 
 def test_contract_unites_the_summed_dim(coupler: Coupler) -> None:
