@@ -8,6 +8,7 @@ import graphprune.ops.elementwise
 import graphprune.ops.movement
 import graphprune.ops.normalization
 import graphprune.ops.reduction
+import graphprune.ops.softmax
 import graphprune.ops.spatial  # noqa: F401 - this and the ones above register rules
 from graphprune.ops.registry import (
     OpCall,

@@ -3,13 +3,20 @@
 A grouped convolution shrinks in one of two ways. Where a group has one channel, or there are at
 least as many groups as channels in each, whole groups go: they pass their channels on. Otherwise
 every group loses the same columns, so that all groups stay equally wide.
+
+A weight has one axis for all channels of one side, (out, in / groups, kernel...) or, transposed,
+(in, out / groups, kernel...); its other axis holds the channels of one group.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+
 from graphprune.labels.algebra import merge_shifted
-from graphprune.labels.value import Factor, Value, varying
-from graphprune.ops.registry import OpCall, UnsupportedCall, rewrite, rule
+from graphprune.labels.value import Factor, Value, drop_dim, insert_dim, varying
+from graphprune.ops.registry import OpCall, rewrite, rule
 from graphprune.ops.resize import Resize
 
 _CONVOLUTIONS = ("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")
@@ -19,45 +26,68 @@ _TRANSPOSED = (
     "aten.conv_transpose2d.input",
     "aten.conv_transpose3d.input",
 )
+_GENERAL = ("aten.convolution.default", "aten._convolution.default")
 
 
 @rule(*_CONVOLUTIONS, *_PADDED)
 def convolution(call: OpCall) -> Value:
     """Convolution with weight (out, in / groups, kernel...)."""
-    return _convolve(call, groups=int(call.get(6, 1)), produced=0)
+    return _convolve(call, int(call.get(6, 1)), transposed=False)
 
 
 @rule(*_TRANSPOSED)
 def transposed_convolution(call: OpCall) -> Value:
     """Transposed convolution with weight (in, out / groups, kernel...)."""
-    groups = int(call.get(6, 1))
-    if groups > 1:
-        raise UnsupportedCall("grouped transposed convolution")
-    return _convolve(call, groups=1, produced=1)
+    return _convolve(call, int(call.get(6, 1)), transposed=True)
 
 
-def _convolve(call: OpCall, *, groups: int, produced: int) -> Value:
-    coupler = call.coupler
+@rule(*_GENERAL)
+def general_convolution(call: OpCall) -> Value:
+    """Either of them, in a decomposed graph."""
+    return _convolve(call, int(call.get(8, 1)), transposed=bool(call.get(6)))
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """The vectors of atoms that meet in a convolution; None where an axis has a fixed size.
+
+    Args:
+        call: The call.
+        groups: Number of groups.
+        given: All channels of the input.
+        across: Axis 0 of the weight, all channels of one side.
+        inside: Axis 1 of the weight, the channels of one group of the other side.
+        transposed: ``across`` are the inputs, not the outputs.
+    """
+
+    call: OpCall
+    groups: int
+    given: Factor | None
+    across: Factor | None
+    inside: Factor | None
+    transposed: bool
+
+    def present(self, *vectors: Factor | None) -> list[Factor]:
+        """Return those of some vectors that are not None."""
+        return [vector for vector in vectors if vector is not None]
+
+
+def _convolve(call: OpCall, groups: int, *, transposed: bool) -> Value:
     inputs, weight, bias = call.value(0), call.value(1), call.optional(2)
-    if inputs.rank != weight.rank:
-        raise UnsupportedCall("convolution of an unbatched input")
-    channels, passed = _input_channels(call, inputs)
-    out, consumed = _weight_axes(call, weight, produced)
-    if groups == 1:
-        coupler.gate((0,), 1)
-        _consume(call, channels, consumed)
-        for factor in out:
-            coupler.produce(factor)
-    elif whole_groups_go(inputs.shape[1], groups):
-        out = _pass_groups(call, channels, out, consumed, groups)
+    batched = insert_dim(inputs, 0) if inputs.rank < weight.rank else inputs
+    given, passed = _input_channels(call, batched)
+    across, inside = _weight_axes(call, weight)
+    channels = _Channels(call, groups, given, across, inside, transposed)
+    if groups > 1 and whole_groups_go(batched.shape[1], groups):
+        out = _pass_groups(channels)
     else:
-        out = _drop_columns(call, channels, out, consumed, groups)
-    rank = len(call.shape)
-    shaped = tuple(
-        factor.reshape([factor.size if dim == 1 else 1 for dim in range(rank)]) for factor in out
-    )
-    result = Value(call.shape, passed + shaped)
-    return result if bias is None else merge_shifted(coupler, result, [bias], 1)
+        call.coupler.gate((0,), 1 - weight.rank)
+        out = _drop_columns(channels)
+    shape = call.shape if batched is inputs else (1, *call.shape)
+    along = () if out is None else (out.reshape(1, -1, *[1] * (weight.rank - 2)),)
+    result = Value(shape, passed + along)
+    result = result if bias is None else merge_shifted(call.coupler, result, [bias], 1)
+    return result if batched is inputs else drop_dim(result, 0)
 
 
 def whole_groups_go(channels: int, groups: int) -> bool:
@@ -66,8 +96,8 @@ def whole_groups_go(channels: int, groups: int) -> bool:
     return width == 1 or groups >= width
 
 
-def _input_channels(call: OpCall, inputs: Value) -> tuple[list[Factor], tuple[Factor, ...]]:
-    """Split the input's factors into channel vectors and those that pass along the batch."""
+def _input_channels(call: OpCall, inputs: Value) -> tuple[Factor | None, tuple[Factor, ...]]:
+    """Split the input's factors into the channel vector and those that pass along the batch."""
     channels, passed = [], []
     for factor in inputs.factors:
         if factor.shape[1] > 1:
@@ -79,88 +109,101 @@ def _input_channels(call: OpCall, inputs: Value) -> tuple[list[Factor], tuple[Fa
             passed.append(factor)
         else:
             call.coupler.pin(factor, "positions that a convolution mixes")
-    for other in channels[1:]:
-        call.coupler.unite(channels[0], other)
-    return channels[:1], tuple(passed)
+    return _one(call, channels), tuple(passed)
 
 
-def _weight_axes(call: OpCall, weight: Value, produced: int) -> tuple[list[Factor], list[Factor]]:
-    """Return the weight's output and input vectors; a kernel's window is pinned."""
-    out: list[Factor] = []
-    consumed: list[Factor] = []
+def _weight_axes(call: OpCall, weight: Value) -> tuple[Factor | None, Factor | None]:
+    """Return the vectors of the weight's axes 0 and 1; a kernel's window is pinned."""
+    sides: tuple[list[Factor], list[Factor]] = ([], [])
     for factor in weight.factors:
         dims = varying(factor)
-        side = out if produced in dims else consumed if 1 - produced in dims else None
-        if side is None or len(dims) > 1:
-            call.coupler.pin(factor, "the window of a convolution")
-        if side is not None and len(dims) == 1:
-            side.append(factor.reshape(-1))
-    for vectors in (out, consumed):
-        for other in vectors[1:]:
-            call.coupler.unite(vectors[0], other)
-    return out[:1], consumed[:1]
-
-
-def _consume(call: OpCall, channels: list[Factor], consumed: list[Factor]) -> None:
-    for factor in consumed:
-        call.coupler.consume(factor)
-    if channels and consumed:
-        call.coupler.unite(channels[0], consumed[0])
-        return
-    for factor in channels + consumed:
-        call.coupler.pin(factor, "consumed by an axis of fixed size")
-
-
-def _pass_groups(
-    call: OpCall,
-    channels: list[Factor],
-    out: list[Factor],
-    consumed: list[Factor],
-    groups: int,
-) -> list[Factor]:
-    """Whole groups go: a group's inputs and outputs exist together."""
-    for factor in consumed:
-        call.coupler.pin(factor, "inputs of one group of a grouped convolution")
-    heads = [
-        call.coupler.collapse(factor.reshape(groups, -1), 1)[:, 0] for factor in channels + out
-    ]
-    if len(heads) == 2:
-        call.coupler.unite(heads[0], heads[1])
-    else:
-        for factor in channels + out:
-            call.coupler.pin(factor, "groups fed by an axis of fixed size")
-    return out
-
-
-def _drop_columns(
-    call: OpCall,
-    channels: list[Factor],
-    out: list[Factor],
-    consumed: list[Factor],
-    groups: int,
-) -> list[Factor]:
-    """Every group loses the same columns, so all groups stay equally wide."""
-    coupler = call.coupler
-    coupler.gate((0,), 1)
-    columns = [coupler.collapse(factor.reshape(groups, -1), 0)[0] for factor in channels]
-    _consume(call, columns, consumed)
-    for factor in out:
-        if factor.size > groups:
-            coupler.collapse(factor.reshape(groups, -1), 0)
-            coupler.produce(factor)
+        if len(dims) == 1 and dims[0] < 2:
+            sides[dims[0]].append(factor.reshape(-1))
         else:
-            coupler.pin(factor, "one output of each group of a grouped convolution")
-    return out
+            call.coupler.pin(factor, "the window of a convolution")
+    return _one(call, sides[0]), _one(call, sides[1])
 
 
-@rewrite(*_CONVOLUTIONS, *_PADDED)
-def rewrite_groups(resize: Resize) -> None:
-    """Set ``groups`` to what the shrunk input and weight say."""
-    groups = int(resize.argument(6, 1))
-    if groups == 1:
+def _one(call: OpCall, vectors: list[Factor]) -> Factor | None:
+    for other in vectors[1:]:
+        call.coupler.unite(vectors[0], other)
+    return vectors[0] if vectors else None
+
+
+def _pass_groups(found: _Channels) -> Factor | None:
+    """Whole groups go: a group's inputs and outputs exist together."""
+    coupler, groups = found.call.coupler, found.groups
+    for factor in found.present(found.inside):
+        coupler.pin(factor, "channels of one group of a grouped convolution")
+    wide = found.present(found.given, found.across)
+    heads = [coupler.collapse(factor.reshape(groups, -1), 1)[:, 0] for factor in wide]
+    if len(heads) == 2:
+        coupler.unite(heads[0], heads[1])
+    else:
+        for factor in wide:
+            coupler.pin(factor, "groups fed by an axis of fixed size")
+    if not found.transposed:
+        return found.across
+    return np.repeat(heads[0], _width(found.call, groups)) if heads else None
+
+
+def _drop_columns(found: _Channels) -> Factor | None:
+    """Every group loses the same columns, so all groups stay equally wide."""
+    if found.transposed:
+        out = found.inside
+        read = _columns(found, found.across)
+        produced = None if out is None else np.tile(out, found.groups)
+    else:
+        out = _columns(found, found.across)
+        read = found.inside
+        produced = found.across
+    _consume(found.call, _columns(found, found.given), read)
+    if out is None or out.size == 1 < found.groups:
+        for factor in found.present(produced):
+            found.call.coupler.pin(factor, "one output of each group of a grouped convolution")
+        return produced
+    found.call.coupler.produce(out)
+    return produced
+
+
+def _columns(found: _Channels, vector: Factor | None) -> Factor | None:
+    """Unite the same columns of all groups; return one atom per column."""
+    if vector is None:
+        return None
+    return found.call.coupler.collapse(vector.reshape(found.groups, -1), 0)[0]
+
+
+def _consume(call: OpCall, given: Factor | None, read: Factor | None) -> None:
+    if read is not None:
+        call.coupler.consume(read)
+    if given is not None and read is not None:
+        call.coupler.unite(given, read)
         return
-    inputs, width = resize.kept_in(0, 1), resize.kept_in(1, 1)
-    channels = resize.shape_in(0)[1] if inputs is None else len(inputs)
-    per_group = resize.shape_in(1)[1] if width is None else len(width)
-    if channels // per_group != groups:
-        resize.set(6, channels // per_group)
+    for factor in (given, read):
+        if factor is not None:
+            call.coupler.pin(factor, "consumed by an axis of fixed size")
+
+
+def _width(call: OpCall, groups: int) -> int:
+    """Output channels of one group."""
+    return call.shape[1 - call.value(1).rank] // groups
+
+
+@rewrite(*_CONVOLUTIONS, *_PADDED, *_TRANSPOSED)
+def rewrite_groups(resize: Resize) -> None:
+    """Count the groups that remain."""
+    _count_groups(resize, 6)
+
+
+@rewrite(*_GENERAL)
+def rewrite_general_groups(resize: Resize) -> None:
+    """Count the groups that remain."""
+    _count_groups(resize, 8)
+
+
+def _count_groups(resize: Resize, position: int) -> None:
+    groups = int(resize.argument(position, 1))
+    dim = len(resize.shape_in(0)) - len(resize.shape_in(1)) + 1
+    channels, kept = resize.shape_in(0)[dim], resize.kept_in(0, dim)
+    if groups > 1 and kept is not None and whole_groups_go(channels, groups):
+        resize.set(position, len(kept) * groups // channels)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from graphprune.labels.algebra import merge, merge_shifted
 from graphprune.labels.value import Value
 from graphprune.ops.convolution import whole_groups_go
-from graphprune.ops.registry import OpCall, rewrite, rule
+from graphprune.ops.kept import kept_mean, kept_variance
+from graphprune.ops.registry import OpCall, UnsupportedCall, rewrite, rule
 from graphprune.ops.resize import Resize
+
+# ---- batch and instance norm --------------------------------------------------------------------
 
 
 @rule("aten.batch_norm.default")
@@ -25,18 +28,30 @@ def batch_norm(call: OpCall) -> Value:
     if call.get(5) and call.optional(3) is not None:
         _pin_averaged(call, range(1, 2))
     elif call.get(5):
-        others = tuple(dim for dim in range(call.value(0).rank) if dim != 1)
-        call.coupler.statistic((0,), others, masked_batch_norm)
-    followers = [value for value in (call.optional(k) for k in (1, 2, 3, 4)) if value]
-    return merge_shifted(call.coupler, call.value(0), followers, 1)
+        _count_kept(call, float(call.get(7)), _first)
+    return merge_shifted(call.coupler, call.value(0), _present(call, 1, 2, 3, 4), 1)
+
+
+@rule("aten._native_batch_norm_legit_no_training.default")
+def native_batch_norm(call: OpCall) -> tuple[Value, ...]:
+    """Batch norm of a decomposed graph, by running statistics."""
+    merged = merge_shifted(call.coupler, call.value(0), _present(call, 1, 2, 3, 4), 1)
+    return _with_moments(call, merged)
+
+
+@rule("aten._native_batch_norm_legit.no_stats")
+def native_batch_norm_alone(call: OpCall) -> tuple[Value, ...]:
+    """Norm by the statistics of what enters, which instance norms decompose into."""
+    _count_kept(call, float(call.get(5)), _and_nothing(call))
+    merged = merge_shifted(call.coupler, call.value(0), _present(call, 1, 2), 1)
+    return _with_moments(call, merged)
 
 
 @rule("aten.instance_norm.default")
 def instance_norm(call: OpCall) -> Value:
     """Instance norm: every channel on its own."""
     _pin_averaged(call, range(2))
-    followers = [found for found in (call.optional(k) for k in (1, 2, 3, 4)) if found]
-    return merge_shifted(call.coupler, call.value(0), followers, 1)
+    return merge_shifted(call.coupler, call.value(0), _present(call, 1, 2, 3, 4), 1)
 
 
 def _pin_averaged(call: OpCall, passing: range) -> None:
@@ -46,27 +61,16 @@ def _pin_averaged(call: OpCall, passing: range) -> None:
             call.coupler.pin(factor, "positions that a norm averages over")
 
 
-def masked_batch_norm(
-    mask: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *others: Any,
-) -> Tensor:
-    """Batch norm by the mean and variance of kept elements.
+def _count_kept(call: OpCall, eps: float, packed: _Packing) -> None:
+    """Report a norm of every channel by the mean and variance of its kept elements."""
+    dims = [dim for dim in range(call.value(0).rank) if dim != 1]
 
-    ``others`` are running mean and variance (none), the training flag, momentum and epsilon.
-    """
-    eps = float(others[4])
-    dims = [dim for dim in range(x.dim()) if dim != 1]
-    mean = kept_mean(x, mask, dims)
-    variance = kept_mean((x - mean).square(), mask, dims)
-    column = (1, -1) + (1,) * (x.dim() - 2)
-    return _affine(
-        (x - mean) * torch.rsqrt(variance + eps),
-        None if weight is None else weight.reshape(column),
-        None if bias is None else bias.reshape(column),
-    )
+    def masked_batch_norm(
+        mask: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *_: Any
+    ) -> Any:
+        return packed(_affine(_normal(x, mask, dims, eps), weight, bias, dim=1))
+
+    call.coupler.statistic((0,), tuple(dims), masked_batch_norm)
 
 
 # ---- layer norm ---------------------------------------------------------------------------------
@@ -75,66 +79,70 @@ def masked_batch_norm(
 @rule("aten.layer_norm.default")
 def layer_norm(call: OpCall) -> Value:
     """Layer norm: mean and variance over the last dims."""
-    followers = [value for value in (call.optional(2), call.optional(3)) if value]
-    dims = _last_dims(call, len(call.get(1)))
+    return _layer_norm(call, _first)
+
+
+@rule("aten.native_layer_norm.default")
+def native_layer_norm(call: OpCall) -> tuple[Value, ...]:
+    """Layer norm of a decomposed graph."""
+    return _with_moments(call, _layer_norm(call, _and_nothing(call)))
+
+
+def _layer_norm(call: OpCall, packed: _Packing) -> Value:
+    dims, eps = _last_dims(call), float(call.get(4))
+
+    def masked_layer_norm(
+        mask: Tensor, x: Tensor, _: Any, weight: Tensor | None, bias: Tensor | None, *__: Any
+    ) -> Any:
+        return packed(_affine(_normal(x, mask, dims, eps), weight, bias))
+
     call.coupler.statistic((0,), dims, masked_layer_norm)
-    return merge(call.coupler, [call.value(0), *followers], call.shape)
+    return merge(call.coupler, [call.value(0), *_present(call, 2, 3)], call.shape)
 
 
 @rule("aten.rms_norm.default")
 def rms_norm(call: OpCall) -> Value:
     """RMS norm: mean square over the last dims."""
-    followers = [value for value in (call.optional(2),) if value]
-    dims = _last_dims(call, len(call.get(1)))
+    return _rms_norm(call, _first)
+
+
+@rule("aten._fused_rms_norm.default")
+def fused_rms_norm(call: OpCall) -> tuple[Value, ...]:
+    """RMS norm of a decomposed graph."""
+    return _with_moments(call, _rms_norm(call, _and_nothing(call)))
+
+
+def _rms_norm(call: OpCall, packed: _Packing) -> Value:
+    dims, eps = _last_dims(call), call.get(3)
+
+    def masked_rms_norm(mask: Tensor, x: Tensor, _: Any, weight: Tensor | None, *__: Any) -> Any:
+        epsilon = torch.finfo(x.dtype).eps if eps is None else eps
+        scaled = x * torch.rsqrt(kept_mean(x.square(), mask, dims) + epsilon)
+        return packed(_affine(scaled, weight, None))
+
     call.coupler.statistic((0,), dims, masked_rms_norm)
-    return merge(call.coupler, [call.value(0), *followers], call.shape)
+    return merge(call.coupler, [call.value(0), *_present(call, 2)], call.shape)
 
 
-def _last_dims(call: OpCall, count: int) -> tuple[int, ...]:
+def _last_dims(call: OpCall) -> tuple[int, ...]:
     rank = len(call.shape)
-    return tuple(range(rank - count, rank))
+    return tuple(range(rank - len(call.get(1)), rank))
 
 
-@rewrite("aten.layer_norm.default", "aten.rms_norm.default")
+@rewrite(
+    "aten.layer_norm.default",
+    "aten.native_layer_norm.default",
+    "aten.rms_norm.default",
+    "aten._fused_rms_norm.default",
+)
 def rewrite_normalized_shape(resize: Resize) -> None:
     """Write the sizes that remain into ``normalized_shape``."""
-    sizes, rank = list(resize.argument(1)), len(resize.shape())
+    sizes, rank = list(resize.argument(1)), len(resize.shape_in(0))
     for place in range(len(sizes)):
-        kept = resize.kept(rank - len(sizes) + place)
+        kept = resize.kept_in(0, rank - len(sizes) + place)
         if kept is not None:
             sizes[place] = len(kept)
     resize.set(1, sizes)
-
-
-def masked_layer_norm(
-    mask: Tensor,
-    x: Tensor,
-    shape: list[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *_: Any,
-) -> Tensor:
-    """Layer norm whose mean and variance count kept elements only (``mask`` 1 or 0)."""
-    dims = list(range(x.dim() - len(shape), x.dim()))
-    mean = kept_mean(x, mask, dims)
-    variance = kept_mean((x - mean).square(), mask, dims)
-    return _affine((x - mean) * torch.rsqrt(variance + eps), weight, bias)
-
-
-def masked_rms_norm(
-    mask: Tensor,
-    x: Tensor,
-    shape: list[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-    *_: Any,
-) -> Tensor:
-    """RMS norm whose mean square counts kept elements only."""
-    dims = list(range(x.dim() - len(shape), x.dim()))
-    epsilon = torch.finfo(x.dtype).eps if eps is None else eps
-    scaled = x * torch.rsqrt(kept_mean(x.square(), mask, dims) + epsilon)
-    return _affine(scaled, weight, None)
 
 
 # ---- group norm ---------------------------------------------------------------------------------
@@ -146,15 +154,34 @@ def group_norm(call: OpCall) -> Value:
 
     The choice is that of grouped convolutions, which keeps more units.
     """
-    value, groups = call.value(0), int(call.get(1))
+    return _group_norm(call, int(call.get(1)), (2, 3), _first)
+
+
+@rule("aten.native_group_norm.default")
+def native_group_norm(call: OpCall) -> tuple[Value, ...]:
+    """Group norm of a decomposed graph."""
+    merged = _group_norm(call, int(call.get(6)), (1, 2), _and_nothing(call))
+    return _with_moments(call, merged)
+
+
+def _group_norm(call: OpCall, groups: int, affine: tuple[int, int], packed: _Packing) -> Value:
+    value = call.value(0)
     whole = whole_groups_go(value.shape[1], groups)
-    followers = [found for found in (call.optional(2), call.optional(3)) if found]
-    merged = merge_shifted(call.coupler, value, followers, 1)
+    merged = merge_shifted(call.coupler, value, _present(call, *affine), 1)
     for factor in merged.along(1):
         channels = factor
         for dim in (0, *range(2, value.rank)):
             channels = call.coupler.collapse(channels, dim)
         call.coupler.collapse(channels.reshape(groups, -1), 1 if whole else 0)
+    eps = float(call.named("eps"))
+
+    def masked_group_norm(mask: Tensor, x: Tensor, *others: Any) -> Any:
+        weight, bias = (others[place - 1] for place in affine)
+        grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
+        kept = mask.reshape(mask.shape[0], groups, x.shape[1] // groups, 1)
+        normal = _normal(grouped, kept, (2, 3), eps).reshape(x.shape)
+        return packed(_affine(normal, weight, bias, dim=1))
+
     call.coupler.statistic((0,), (1,), masked_group_norm)
     return merged
 
@@ -162,80 +189,72 @@ def group_norm(call: OpCall) -> Value:
 @rewrite("aten.group_norm.default")
 def rewrite_group_count(resize: Resize) -> None:
     """Count the groups that remain."""
-    channels, groups = resize.shape_in(0)[1], int(resize.argument(1))
+    _count_groups(resize, 1)
+
+
+@rewrite("aten.native_group_norm.default")
+def rewrite_channel_and_group_count(resize: Resize) -> None:
+    """Count the channels and groups that remain."""
+    kept = resize.kept_in(0, 1)
+    if kept is not None:
+        resize.set(4, len(kept))
+    _count_groups(resize, 6)
+
+
+def _count_groups(resize: Resize, position: int) -> None:
+    channels, groups = resize.shape_in(0)[1], int(resize.argument(position))
     kept = resize.kept_in(0, 1)
     if kept is not None and whole_groups_go(channels, groups):
-        resize.set(1, len(kept) * groups // channels)
-
-
-def masked_group_norm(
-    mask: Tensor,
-    x: Tensor,
-    groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *_: Any,
-) -> Tensor:
-    """Group norm whose statistics count kept channels only."""
-    grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
-    kept = mask.reshape(mask.shape[0], groups, x.shape[1] // groups, 1)
-    mean = kept_mean(grouped, kept, [2, 3])
-    variance = kept_mean((grouped - mean).square(), kept, [2, 3])
-    normal = ((grouped - mean) * torch.rsqrt(variance + eps)).reshape(x.shape)
-    column = (1, -1) + (1,) * (x.dim() - 2)
-    return _affine(
-        normal,
-        None if weight is None else weight.reshape(column),
-        None if bias is None else bias.reshape(column),
-    )
-
-
-# ---- softmax ------------------------------------------------------------------------------------
-
-
-@rule("aten.softmax.int")
-def softmax(call: OpCall) -> Value:
-    """Softmax: absent entries count as minus infinity."""
-    value = call.value(0)
-    call.coupler.statistic((0,), (int(call.get(1)) % value.rank,), masked_softmax)
-    return call.like(value)
-
-
-@rule("aten.log_softmax.int")
-def log_softmax(call: OpCall) -> Value:
-    """Logarithm of the softmax."""
-    value = call.value(0)
-    call.coupler.statistic((0,), (int(call.get(1)) % value.rank,), masked_log_softmax)
-    return call.like(value)
-
-
-def masked_softmax(mask: Tensor, x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Softmax over kept entries only; where none is kept, nothing reads what it returns."""
-    absent = (mask == 0) & (mask != 0).any(dim, keepdim=True)
-    return F.softmax(x.masked_fill(absent, -torch.inf), dim, dtype=dtype)
-
-
-def masked_log_softmax(
-    mask: Tensor, x: Tensor, dim: int, dtype: torch.dtype | None = None
-) -> Tensor:
-    """Logarithm of the softmax over kept entries only; absent entries read 0."""
-    absent = (mask == 0) & (mask != 0).any(dim, keepdim=True)
-    logs = F.log_softmax(x.masked_fill(absent, -torch.inf), dim, dtype=dtype)
-    return logs.masked_fill(mask == 0, 0.0)
+        resize.set(position, len(kept) * groups // channels)
 
 
 # ---- shared -------------------------------------------------------------------------------------
 
-
-def kept_mean(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
-    """Mean over ``dims`` of the elements that ``mask`` keeps (dims stay, at size 1)."""
-    weights = mask.to(x.dtype).expand_as(x)
-    # Where nothing is kept (an absent group of a group norm) the mean is 0, not undefined.
-    count = weights.sum(dims, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-    return (x * weights).sum(dims, keepdim=True) / count
+_Packing = Callable[[Tensor], Any]
+"""Turns a kernel's tensor into what its op returns."""
 
 
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    scaled = x if weight is None else x * weight
-    return scaled if bias is None else scaled + bias
+def _first(made: Tensor) -> Tensor:
+    """An op that returns one tensor."""
+    return made
+
+
+def _and_nothing(call: OpCall) -> _Packing:
+    """An op that also returns moments, which nothing reads."""
+    count = len(call.shapes) - 1
+
+    def packed(made: Tensor) -> tuple[Tensor, ...]:
+        return (made, *[made.new_zeros(0)] * count)
+
+    return packed
+
+
+def _with_moments(call: OpCall, merged: Value) -> tuple[Value, ...]:
+    if any(call.read[1:]):
+        raise UnsupportedCall("its mean or variance is used")
+    return (merged, *map(Value, call.shapes[1:]))
+
+
+def _present(call: OpCall, *positions: int) -> list[Value]:
+    found = (call.optional(position) for position in positions)
+    return [value for value in found if value is not None]
+
+
+def _normal(x: Tensor, mask: Tensor, dims: Any, eps: float) -> Tensor:
+    """Subtract the mean and divide by the root of the variance of the kept elements."""
+    variance, mean = kept_variance(x, mask, dims, 0)
+    return (x - mean) * torch.rsqrt(variance + eps)
+
+
+def _affine(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, dim: int | None = None
+) -> Tensor:
+    """Scale and shift by parameters that lie along ``dim``, or along the last dims."""
+
+    def placed(parameter: Tensor) -> Tensor:
+        if dim is None:
+            return parameter
+        return parameter.reshape([-1 if k == dim else 1 for k in range(x.dim())])
+
+    scaled = x if weight is None else x * placed(weight)
+    return scaled if bias is None else scaled + placed(bias)

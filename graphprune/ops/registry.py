@@ -13,9 +13,12 @@ the tensors shrink, see :func:`rewrite`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+import torch
 
 from graphprune.errors import OptionError
 from graphprune.labels.coupler import Coupler
@@ -88,6 +91,11 @@ class OpCall:
             return default
         return self.arguments[position]
 
+    def named(self, name: str, default: Any = None) -> Any:
+        """Return an argument by its name in the schema, ``default`` where it has none or None."""
+        position = _positions(self.name).get(name)
+        return default if position is None else self.get(position, default)
+
     def dims(self, position: int, rank: int) -> tuple[int, ...]:
         """Return a dim or list of dims as non-negative integers; all dims if it is empty."""
         given = self.get(position)
@@ -101,6 +109,14 @@ class OpCall:
         if value.shape != self.shape:
             raise UnsupportedCall(f"shape changes from {value.shape} to {self.shape}")
         return Value(self.shape, value.factors)
+
+
+@cache
+def _positions(overload: str) -> Mapping[str, int]:
+    """Return the place of every argument of an overload by its name."""
+    namespace, packet, name = overload.split(".")
+    found = getattr(getattr(getattr(torch.ops, namespace), packet), name)
+    return {argument.name: place for place, argument in enumerate(found._schema.arguments)}
 
 
 def rule(*overloads: str) -> Callable[[Rule], Rule]:
