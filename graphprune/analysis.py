@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from graphprune.labels.coupler import Coupler, Reports
 from graphprune.labels.solve import Solution, solve
 from graphprune.labels.value import Factor, Shape, Value
 from graphprune.ops.registry import OpCall, Result, UnsupportedCall, rule_for
+from graphprune.shapes import concrete, result_shapes
 from graphprune.tracing import TracedProgram, named_tensors
 
 ResultKey = tuple[str, int | None]
@@ -65,6 +66,7 @@ class Analysis:
         solution: Classes of atoms, and the classes along every axis.
         unknown: Overloads without a rule, and how often each occurs on axes that could shrink.
         batch_places: Where the nodes that have one hold the batch.
+        unpinned: Places of the outputs whose axes may shrink.
     """
 
     program: TracedProgram
@@ -74,11 +76,17 @@ class Analysis:
     solution: Solution[ResultKey]
     unknown: Mapping[str, int]
     batch_places: Mapping[str, BatchPlace]
+    unpinned: frozenset[int] = frozenset()
 
 
-def analyse(program: TracedProgram) -> Analysis:
-    """Propagate labels through a program and solve them."""
-    walk = _Walk(program)
+def analyse(program: TracedProgram, unpinned: frozenset[int] = frozenset()) -> Analysis:
+    """Propagate labels through a program and solve them.
+
+    Args:
+        program: The program.
+        unpinned: Places of the outputs whose axes may shrink; all others are pinned.
+    """
+    walk = _Walk(program, unpinned)
     for node in program.module.graph.nodes:
         walk.visit(node)
     walk.align_with_batch()
@@ -90,25 +98,8 @@ def analyse(program: TracedProgram) -> Analysis:
         solution=solve(walk.reports, walk.values),
         unknown=walk.unknown,
         batch_places=walk.batch_places,
+        unpinned=unpinned,
     )
-
-
-def concrete(size: Any) -> int:
-    """Return a size as an integer; a symbolic one as it was when traced."""
-    if isinstance(size, int):
-        return size
-    hint = size.node.hint
-    return int(hint) if hint is not None else int(size)
-
-
-def result_shapes(node: fx.Node) -> tuple[Shape, ...] | None:
-    """Return the shapes of a node's results, None if it makes no tensor."""
-    made = node.meta.get("val")
-    listed = made if isinstance(made, (list, tuple)) else [made]
-    tensors = [tensor for tensor in listed if isinstance(tensor, torch.Tensor)]
-    if not tensors or len(tensors) != len(listed):
-        return None
-    return tuple(tuple(concrete(size) for size in tensor.shape) for tensor in tensors)
 
 
 def returns_several(node: fx.Node) -> bool:
@@ -117,7 +108,8 @@ def returns_several(node: fx.Node) -> bool:
 
 
 class _Walk:
-    def __init__(self, program: TracedProgram) -> None:
+    def __init__(self, program: TracedProgram, unpinned: frozenset[int]) -> None:
+        self._unpinned = unpinned
         self.reports = Reports()
         self.values: dict[ResultKey, Value] = {}
         self.unknown: dict[str, int] = {}
@@ -141,10 +133,19 @@ class _Walk:
         elif node.op == "get_attr" and node.users:
             self._read(node)
         elif node.op == "output":
-            for value in self._inputs(node):
-                Coupler(node.name, self.reports).pin_value(value, "output of the network")
+            self._pin_outputs(node)
         elif node.op == "call_function":
             self._call(node)
+
+    def _pin_outputs(self, node: fx.Node) -> None:
+        coupler, returned = Coupler(node.name, self.reports), node.args[0]
+        for place, made in enumerate(cast("tuple[Any, ...]", returned)):
+            for value in self._values_of(made) if isinstance(made, fx.Node) else ():
+                if place not in self._unpinned:
+                    coupler.pin_value(value, "output of the network")
+                elif made.name in self.batch_places:
+                    for factor in value.along(self.batch_places[made.name].dim):
+                        coupler.pin(factor, "an axis of the output into which the batch is folded")
 
     def _read(self, node: fx.Node) -> None:
         tensor = self._tensors.get(str(node.target))
@@ -261,17 +262,13 @@ class _Walk:
         return None
 
     def _inputs(self, node: fx.Node) -> list[Value]:
-        found: list[Value] = []
-        for source in node.all_input_nodes:
-            found += [
-                value
-                for index in (
-                    None,
-                    *range(len(source.meta.get("val", ()) or ()) if returns_several(source) else 0),
-                )
-                if (value := self.values.get((source.name, index))) is not None
-            ]
-        return found
+        return [value for source in node.all_input_nodes for value in self._values_of(source)]
+
+    def _values_of(self, node: fx.Node) -> list[Value]:
+        """Return the value of a node, or those of all its results."""
+        several = len(node.meta.get("val", ()) or ()) if returns_several(node) else 0
+        found = (self.values.get((node.name, index)) for index in (None, *range(several)))
+        return [value for value in found if value is not None]
 
     def _arguments(self, node: fx.Node) -> tuple[Any, ...]:
         schema = getattr(node.target, "_schema", None)

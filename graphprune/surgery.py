@@ -97,8 +97,19 @@ def cut(graph: DependencyGraph, kept: Kept) -> PrunedModel:
         rewrite = rewrite_for(overload_name(node)) if node.op == "call_function" else None
         if rewrite is not None and _shrinks(graph, node, kept):
             rewrite(_resize(graph, node, kept))
+    _drop_replaced(module, graph.program.module)
     module.graph.lint()
     return as_pruned_model(module, pytree.tree_leaves(graph.example_inputs))
+
+
+def _drop_replaced(module: fx.GraphModule, before: fx.GraphModule) -> None:
+    """Delete constants that the trace had added and that surgery has replaced by smaller ones."""
+    was_read = {node.target for node in before.graph.nodes if node.op == "get_attr" and node.users}
+    for node in list(module.graph.nodes):
+        replaced = node.op == "get_attr" and not node.users and node.target in was_read
+        if replaced and node.target in module._non_persistent_buffers_set:
+            module.graph.erase_node(node)
+            delattr(module, str(node.target))
 
 
 def sliced(tensor: Tensor, by_dim: dict[int, Indices]) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import TraceError, first_line
 from graphprune.inlining import inline_regions
+from graphprune.shuffles import name_shuffles
 
 BATCH = "batch"
 MAX_BATCH = 1 << 16
@@ -65,6 +66,7 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         )
     inline_regions(module)
     functionalize(module)
+    name_shuffles(module)
     return TracedProgram(
         module=module,
         example_inputs=inputs,

@@ -471,7 +471,7 @@ class GroupedColumns(nn.Module):
         return self.head(self.mix(self.grouped(self.conv(x))))
 
 
-@network(image(3, 8, 8), {"stem.0.weight": 3, "last.0.weight": 4})
+@network(image(3, 8, 8), {"stem.0.weight": 12, "last.0.weight": 4})
 class Shuffle(nn.Module):
     """Channels dealt out over two groups by view and transpose."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,13 +10,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
-from graphprune.analysis import result_shapes
 from graphprune.data import Batch, CalibrationBatches
-from graphprune.errors import DataError
+from graphprune.errors import DataError, ModelError, OptionError
 from graphprune.game.masking import GATES, gated_module, lay_gates, unit_gates
-from graphprune.game.value import Performance, class_logits, log_likelihood, sample_predictions
+from graphprune.game.value import (
+    Performance,
+    class_dim,
+    class_logits,
+    class_output,
+    log_likelihood,
+    sample_predictions,
+)
 from graphprune.graph import DependencyGraph
+from graphprune.groups import UnitIds
+from graphprune.shapes import result_shapes
 
 MEMORY = 1 << 30
 """Bytes that the activations of one differentiated pass may take."""
@@ -65,6 +74,8 @@ class Evaluator:
         self._gated = _without_gradients(gated_module(graph, units)).to(device)
         self._split = split_at_gates(self._gated)
         self._dtype = _gate_dtype(self._gated)
+        _check_classes_alone_shrink(graph)
+        self._class_units = class_units(graph)
         self._references: dict[int, Tensor] = {}
 
     @property
@@ -106,11 +117,27 @@ class Evaluator:
                 reference = self.reference(index)
                 border = self._split.prefix(*self._inputs(batch))
                 rows = [
-                    performance(self._suffix_logits(kept, border, batch), reference, batch.labels)
+                    performance(
+                        self._suffix_logits(kept, border, batch),
+                        reference,
+                        batch.labels,
+                        *self._class_gates(self._gates(kept)),
+                    )
                     for kept in coalitions
                 ]
                 columns.append(torch.stack(rows).double().cpu())
         return torch.cat(columns, 1)
+
+    def _class_gates(self, gates: Tensor) -> tuple[Tensor, ...]:
+        """Return how far each class is open, (images or 1, 1, classes); nothing if all always are.
+
+        As a tuple, because a performance is told only where it matters.
+        """
+        if self._class_units is None:
+            return ()
+        columns = np.where(self._class_units < 0, self.graph.n_units, self._class_units)
+        along = torch.from_numpy(columns).to(gates.device)
+        return (gates.index_select(-1, along).reshape(-1, 1, along.numel()),)
 
     def reference(self, index: int) -> Tensor:
         """Return the unpruned network's logits on a batch, (images, positions, classes).
@@ -151,12 +178,13 @@ class Evaluator:
         """
         # A clone outside inference mode: autograd may save it.
         reference = self.reference(index).clone()
-        drawn = [sample_predictions(reference, generator) for _ in range(n_draws)]
+        open_classes = self._class_gates(self._gates(coalitions))
+        drawn = [sample_predictions(reference, generator, *open_classes) for _ in range(n_draws)]
         task = _Task(performance, reference, self.batches[index].labels, tuple(drawn))
         if self.per_sample and len(coalitions) > 1:
             gates = self._gates(coalitions).requires_grad_()
             logits = class_logits(self._gated(gates, *self._inputs(self.batches[index])))
-            return _differentiate(logits, gates, task)
+            return _differentiate(logits, gates, self._class_gates(gates), task)
         return _stacked(
             [
                 self._gradient_of_one(self.batches[index], place, gates, task.only(place))
@@ -171,7 +199,8 @@ class Evaluator:
         one = slice(place, place + 1)
         inputs = tuple(self._filled_up(x[one]) for x in batch.inputs)
         gates = self._gates(coalition).requires_grad_()
-        return _differentiate(class_logits(self._gated(gates, *inputs))[:1], gates, task)
+        logits = class_logits(self._gated(gates, *inputs))[:1]
+        return _differentiate(logits, gates, self._class_gates(gates), task)
 
     def _suffix_logits(self, kept: Tensor, border: tuple[Tensor, ...], batch: Batch) -> Tensor:
         return class_logits(self._split.suffix(self._gates(kept), *border))[: batch.n_images]
@@ -208,12 +237,14 @@ class _Task:
         return _Task(self.performance, self.reference[one], labels, drawn)
 
 
-def _differentiate(logits: Tensor, gates: Tensor, task: _Task) -> GateGradients:
-    worth = task.performance(logits, task.reference, task.labels).sum()
+def _differentiate(
+    logits: Tensor, gates: Tensor, class_gates: tuple[Tensor, ...], task: _Task
+) -> GateGradients:
+    worth = task.performance(logits, task.reference, task.labels, *class_gates).sum()
     slope = _derivative(worth, gates, again=bool(task.drawn))
     squares, score = torch.zeros_like(slope), torch.zeros_like(slope)
     for draw, drawn in enumerate(task.drawn, 1):
-        likelihood = log_likelihood(logits, drawn).sum()
+        likelihood = log_likelihood(logits, drawn, *class_gates).sum()
         score = _derivative(likelihood, gates, again=draw < len(task.drawn))
         squares += score.square() / len(task.drawn)
     found = (x.reshape(len(logits), -1)[:, :-1].cpu() for x in (slope, squares, score))
@@ -271,6 +302,45 @@ class GateGradients:
     slope: Tensor
     squares: Tensor
     score: Tensor
+
+
+def class_units(graph: DependencyGraph) -> UnitIds | None:
+    """Return the unit of every class that the network predicts; None if all classes stay."""
+    place, along = _units_of_predictions(graph)
+    return None if place is None else along.get(class_dim(_rank_of(graph, place)))
+
+
+def _check_classes_alone_shrink(graph: DependencyGraph) -> None:
+    """Refuse a network whose predictions may shrink along another dim than that of classes.
+
+    Raises:
+        OptionError: It does.
+    """
+    place, along = _units_of_predictions(graph)
+    for dim in along:
+        if place is not None and dim != class_dim(_rank_of(graph, place)):
+            raise OptionError(
+                f"output {graph.outputs[place].name} may shrink along dim {dim}, which is not its "
+                "class dim, so coalitions cannot be compared",
+                hint="rank by weights, e.g. --criterion l2, or leave out --unpin-output",
+            )
+
+
+def _units_of_predictions(graph: DependencyGraph) -> tuple[int | None, Mapping[int, UnitIds]]:
+    """Return the place of the output that holds predictions, and the units along its dims."""
+    if not graph.output_units:
+        return None, {}
+    with torch.inference_mode():
+        outputs = pytree.tree_leaves(graph.program.module(*graph.example_inputs))
+    try:
+        place = class_output(outputs)
+    except ModelError:
+        return None, {}
+    return place, graph.output_units.get(place, {})
+
+
+def _rank_of(graph: DependencyGraph, place: int) -> int:
+    return graph.rank(graph.nodes[graph.outputs[place].node])
 
 
 def passes_of(graph: DependencyGraph) -> int:

@@ -96,7 +96,7 @@ class Resize:
         name = f"{self.node.name}_index"
         while name in taken:
             name += "_"
-        module.register_buffer(name, tensor)
+        module.register_buffer(name, tensor, persistent=False)
         with self.node.graph.inserting_before(self.node):
             return self.node.graph.get_attr(name)
 

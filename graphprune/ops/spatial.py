@@ -90,16 +90,6 @@ def pixel_unshuffle(call: OpCall) -> Value:
     return reshape(shuffled, call.shape)
 
 
-@rule("aten.channel_shuffle.default")
-def channel_shuffle(call: OpCall) -> Value:
-    """Channels are dealt out over groups: every group loses the same columns."""
-    value, groups = call.value(0), int(call.get(1))
-    batch, channels, height, width = _image(value)
-    dealt = reshape(value, (batch, groups, channels // groups, height, width))
-    united = _united_blocks(call, dealt, (1,))
-    return reshape(permute(united, (0, 2, 1, 3, 4)), call.shape)
-
-
 def _image(value: Value) -> tuple[int, int, int, int]:
     if value.rank != 4:
         raise UnsupportedCall(f"tensor of rank {value.rank}, an image has 4")
