@@ -108,6 +108,10 @@ Skip = Annotated[
     typer.Option("--skip", metavar="PATTERN", help="Leave these groups or modules alone."),
 ]
 
+UnpinOutput = Annotated[
+    bool,
+    typer.Option("--unpin-output", help="Let outputs shrink, too: fewer classes or features."),
+]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Take up an interrupted ranking of the same model and data."),
@@ -120,6 +124,11 @@ def model_source(spec: str, weights: str | None, input_shape: list[str] | None) 
 
     shapes = tuple(_integers(text, "--input-shape", "3,224,224") for text in input_shape or ())
     return ModelSource(spec=spec, weights=weights, input_shapes=shapes)
+
+
+def unpinned(wanted: bool) -> tuple[str, ...]:
+    """Return the patterns of outputs that ``--unpin-output`` stands for."""
+    return ("*",) if wanted else ()
 
 
 def data_source(

@@ -58,6 +58,7 @@ def command(
     budget: options.Budget = None,
     only: options.Only = None,
     skip: options.Skip = None,
+    unpin_output: options.UnpinOutput = False,
     weights: options.Weights = None,
     input_shape: options.InputShape = None,
     mean: options.Mean = None,
@@ -109,6 +110,7 @@ def command(
             trust=trust,
             argv=tuple(sys.argv),
             dry_run=dry_run,
+            unpin_outputs=options.unpinned(unpin_output),
             progress=progress,
         )
         selected = pipeline.plan_run(source, images, rank_options, prune_options, common)

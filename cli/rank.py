@@ -26,6 +26,7 @@ def command(
     resume: options.Resume = False,
     only: options.Only = None,
     skip: options.Skip = None,
+    unpin_output: options.UnpinOutput = False,
     weights: options.Weights = None,
     input_shape: options.InputShape = None,
     mean: options.Mean = None,
@@ -58,15 +59,22 @@ def command(
     )
     with console.progress_bar(quiet=quiet) as progress:
         common = pipeline.Common(
-            out=out, seed=seed, device=device, trust=trust, argv=tuple(sys.argv), progress=progress
+            out=out,
+            seed=seed,
+            device=device,
+            trust=trust,
+            argv=tuple(sys.argv),
+            unpin_outputs=options.unpinned(unpin_output),
+            progress=progress,
         )
         subject = pipeline.prepare(source, images, common)
+        left_alone = pipeline.left_alone(subject, settings)
         if not dry_run:
             ranked = pipeline.rank_subject(subject, settings, common)
     console.note(subject.notes, quiet=quiet)
     console.note(data_notes(subject, settings), quiet=quiet)
     if dry_run:
-        _announce(subject, settings, common.out, as_json=as_json)
+        _announce(subject, settings, left_alone, common.out, as_json=as_json)
     else:
         _show(ranked.ranking, out, as_json=as_json)
 
@@ -84,7 +92,14 @@ def data_notes(subject: Subject, settings: RankOptions) -> list[str]:
     ]
 
 
-def _announce(subject: Subject, settings: RankOptions, out: Path, *, as_json: bool) -> None:
+def _announce(
+    subject: Subject,
+    settings: RankOptions,
+    left_alone: tuple[str, ...],
+    out: Path,
+    *,
+    as_json: bool,
+) -> None:
     graph = subject.graph
     if as_json:
         console.print_json(
@@ -93,10 +108,13 @@ def _announce(subject: Subject, settings: RankOptions, out: Path, *, as_json: bo
                 "criterion": settings.criterion,
                 "groups": len(graph.groups),
                 "units": graph.n_units,
+                "protected": list(left_alone),
                 "would_write": [str(out / "ranking.json")],
             }
         )
         return
+    if left_alone:
+        console.say_list("left alone", left_alone)
     console.say(
         f"would rank {console.thousands(graph.n_units)} units in {len(graph.groups)} groups by "
         f"{settings.criterion} and write {out / 'ranking.json'}"

@@ -53,8 +53,8 @@ def rank(  # noqa: PLR0913 - one for each option of the command
         value: ``kl``, ``cross-entropy`` or ``accuracy``; None for the criterion's own choice.
         aggregate: ``magnitude``, ``mean`` or ``mean+2std``; None for the criterion's own choice.
         budget: Coalitions per player (network game: per image); None for a default.
-        only: Patterns of groups that may be pruned; all by default.
-        skip: Patterns of groups that may not.
+        only: Patterns of groups that may be pruned, or of what makes their units; all by default.
+        skip: Patterns of groups, parameters or modules that are left alone.
         device: Where networks are run.
         progress: Told about every step.
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from graphprune.coalition import removed_entries
+from graphprune.coalition import removed_entries, removed_outputs
 from graphprune.cost import Cost
 from graphprune.data import DataSource
 from graphprune.errors import ArtifactError
@@ -43,6 +43,7 @@ class ModelRecord(_Record):
         input_shapes: Shapes without batch, as used.
         sha256: Hash of class name and state dict.
         folder: Where the command ran; relative paths are looked up there too.
+        unpin_outputs: Patterns of the outputs that may shrink; none unless asked for.
     """
 
     spec: str
@@ -50,6 +51,7 @@ class ModelRecord(_Record):
     input_shapes: tuple[tuple[int, ...], ...]
     sha256: str
     folder: str
+    unpin_outputs: tuple[str, ...]
 
     def source(self) -> ModelSource:
         """Return what loads the same model again, from this or from the recorded folder."""
@@ -138,6 +140,7 @@ class PlanFile(_Record):
 
     format: Literal["graphprune/plan/1"] = "graphprune/plan/1"
     removed: dict[str, dict[str, tuple[int, ...]]]
+    removed_outputs: dict[str, dict[str, tuple[int, ...]]]
     groups: tuple[PlannedGroupRecord, ...]
     cost: CostsRecord
     of: str
@@ -394,10 +397,8 @@ def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
 def plan_file(plan: PruningPlan, model_hash: str) -> PlanFile:
     """Describe a plan."""
     return PlanFile(
-        removed={
-            name: {str(dim): indices for dim, indices in by_dim.items()}
-            for name, by_dim in plan.removed.items()
-        },
+        removed=_with_text_dims(plan.removed),
+        removed_outputs=_with_text_dims(plan.removed_outputs),
         groups=tuple(
             PlannedGroupRecord(
                 name=group.name, units=group.units, removed_units=group.removed_units
@@ -413,6 +414,16 @@ def plan_file(plan: PruningPlan, model_hash: str) -> PlanFile:
         seed=plan.seed,
         model_hash=model_hash,
     )
+
+
+def _with_text_dims(
+    removed: Mapping[str, Mapping[int, tuple[int, ...]]],
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """JSON objects have text keys."""
+    return {
+        name: {str(dim): indices for dim, indices in by_dim.items()}
+        for name, by_dim in removed.items()
+    }
 
 
 def plan_of(file: PlanFile, graph: DependencyGraph | None = None) -> PruningPlan:
@@ -433,6 +444,7 @@ def plan_of(file: PlanFile, graph: DependencyGraph | None = None) -> PruningPlan
     plan = PruningPlan(
         groups=tuple(PlannedGroup(g.name, g.units, g.removed_units) for g in file.groups),
         removed={name: _by_dim(name, by_dim) for name, by_dim in file.removed.items()},
+        removed_outputs={n: _by_dim(n, by_dim) for n, by_dim in file.removed_outputs.items()},
         of=file.of,
         scope=file.scope,
         asked=file.asked,
@@ -442,8 +454,11 @@ def plan_of(file: PlanFile, graph: DependencyGraph | None = None) -> PruningPlan
         criterion=file.criterion,
         seed=file.seed,
     )
-    if graph is not None and removed_entries(graph, plan.kept(graph)) != plan.removed:
-        raise _damaged_plan("its removed entries are not those of its removed units")
+    if graph is not None:
+        kept = plan.kept(graph)
+        expected = removed_entries(graph, kept), removed_outputs(graph, kept)
+        if expected != (plan.removed, plan.removed_outputs):
+            raise _damaged_plan("its removed entries are not those of its removed units")
     return plan
 
 

@@ -55,6 +55,30 @@ def kept_entries(graph: DependencyGraph, name: str, kept: Kept) -> dict[int, Ind
     return found
 
 
+def removed_outputs(graph: DependencyGraph, kept: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Return what goes of outputs that may shrink: name -> dim -> indices, ascending."""
+    found: dict[str, dict[int, tuple[int, ...]]] = {}
+    for (place, dim), remains in _narrowed_outputs(graph, kept).items():
+        gone = tuple(int(k) for k in np.flatnonzero(~remains))
+        found.setdefault(graph.outputs[place].name, {})[dim] = gone
+    return found
+
+
+def kept_outputs(graph: DependencyGraph, kept: Kept) -> dict[tuple[int, int], Indices]:
+    """Return what remains of outputs, by place and dim; dims that stay whole are left out."""
+    narrowed = _narrowed_outputs(graph, kept)
+    return {where: np.flatnonzero(remains) for where, remains in narrowed.items()}
+
+
+def _narrowed_outputs(graph: DependencyGraph, kept: Kept) -> dict[tuple[int, int], Kept]:
+    return {
+        (place, dim): remains
+        for place, by_dim in graph.output_units.items()
+        for dim, units in by_dim.items()
+        if not (remains := stays(units, kept)).all()
+    }
+
+
 def stays(units: UnitIds, kept: Kept) -> Kept:
     """Return for every entry of an axis whether it remains."""
     return (units < 0) | kept[units]

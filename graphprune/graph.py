@@ -22,6 +22,7 @@ from graphprune.batching import BatchPlace
 from graphprune.errors import OptionError
 from graphprune.groups import Partition, PruningGroup, UnitIds, partition, unit_axes
 from graphprune.labels.coupler import Gate, Pin, Statistic
+from graphprune.outputs import NetworkOutput, chosen_outputs, outputs_of, patterns_of
 from graphprune.tracing import TracedProgram, module_path, source_line, trace_program
 
 Kept = npt.NDArray[np.bool_]
@@ -138,6 +139,17 @@ class DependencyGraph:
         structure: pytree.TreeSpec = codegen.pytree_info.out_spec  # type: ignore[attr-defined]
         return structure
 
+    @cached_property
+    def outputs(self) -> tuple[NetworkOutput, ...]:
+        """What the network returns, in flat order."""
+        return outputs_of(self.program.module)
+
+    @cached_property
+    def output_units(self) -> Mapping[int, Mapping[int, UnitIds]]:
+        """By place of an output and by dim, the unit of each entry, where entries can go."""
+        found = {o.place: self.axes.get((o.node, None), {}) for o in self.outputs}
+        return {place: by_dim for place, by_dim in found.items() if by_dim}
+
     def unflatten_outputs(self, outputs: Sequence[Any]) -> Any:
         """Give flat outputs the structure that the model returns."""
         return pytree.tree_unflatten(list(outputs), self.output_structure)
@@ -249,22 +261,35 @@ class DependencyGraph:
         return "no parameter produces it"
 
 
-def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> DependencyGraph:
+def trace(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    *,
+    unpin_outputs: bool | str | Sequence[str] = False,
+) -> DependencyGraph:
     """Trace a model and find its pruning groups.
 
     Args:
         model: Any module that ``torch.export`` accepts; it is not changed.
         example_inputs: Positional inputs, batch first; a batch of one is doubled.
+        unpin_outputs: Outputs whose axes may shrink like all others, so that the pruned network
+            returns less: True for all, or patterns of their names (``logits``, ``1``).
 
     Raises:
         TraceError: The model cannot be traced.
+        OptionError: A pattern matches no output.
     """
-    return dependency_graph(trace_program(model, example_inputs))
+    return dependency_graph(
+        trace_program(model, example_inputs), unpin_outputs=patterns_of(unpin_outputs)
+    )
 
 
-def dependency_graph(program: TracedProgram) -> DependencyGraph:
-    """Analyse a traced program."""
-    analysis = analyse(program)
+def dependency_graph(
+    program: TracedProgram, *, unpin_outputs: Sequence[str] = ()
+) -> DependencyGraph:
+    """Analyse a traced program; ``unpin_outputs`` are patterns of outputs that may shrink."""
+    unpinned = chosen_outputs(outputs_of(program.module), unpin_outputs)
+    analysis = analyse(program, frozenset(output.place for output in unpinned))
     parts = partition(analysis)
     axes = {
         key: by_dim

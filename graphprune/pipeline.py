@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -33,14 +33,16 @@ from graphprune.artifacts import (
     write,
 )
 from graphprune.checkpoint import StateStore
+from graphprune.coalition import stays
 from graphprune.data import CalibrationBatches, DataSource, check_against, load_data
 from graphprune.doctor import versions
 from graphprune.errors import ArtifactError, ModelError, OptionError, TraceError, TrustError
 from graphprune.export import export_onnx, load_program, program_of, save_program
 from graphprune.files import sha256_of
+from graphprune.game.evaluation import class_units
 from graphprune.game.masking import mask_network
 from graphprune.game.value import class_logits
-from graphprune.graph import DependencyGraph, trace
+from graphprune.graph import DependencyGraph, Kept, trace
 from graphprune.load import LoadedModel, ModelSource, load_model
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking
@@ -48,6 +50,7 @@ from graphprune.repairs import RepairResult, repair
 from graphprune.repairs import available as repair_methods
 from graphprune.report import write_report
 from graphprune.selection import PruningPlan, check_options, select
+from graphprune.steering import protected_groups
 from graphprune.surgery import PrunedModel, cut
 from graphprune.tracing import named_tensors
 from graphprune.verify import ValidationReport, same_weights, validate
@@ -66,6 +69,7 @@ class Common:
         trust: Reading files may run the code they hold.
         argv: The command as typed, for the manifest.
         dry_run: Write nothing.
+        unpin_outputs: Patterns of the outputs that may shrink, see :func:`graphprune.trace`.
         progress: Told about every step.
     """
 
@@ -75,6 +79,7 @@ class Common:
     trust: bool = False
     argv: tuple[str, ...] = ()
     dry_run: bool = False
+    unpin_outputs: tuple[str, ...] = ()
     progress: Progress = field(default=silent)
 
 
@@ -186,7 +191,7 @@ def prepare(model: ModelSource, data: DataSource | None, common: Common) -> Subj
         shape = batches.input_shapes[0] if batches is not None else None
         loaded = load_model(model, trust=common.trust, data_shape=shape)
     with _timed(timings, "trace"):
-        graph = trace(loaded.module, loaded.example_inputs)
+        graph = trace(loaded.module, loaded.example_inputs, unpin_outputs=common.unpin_outputs)
         _require_same_function(loaded.module, graph)
     if batches is not None:
         n_classes = _n_classes(graph) if batches.has_labels else None
@@ -195,7 +200,7 @@ def prepare(model: ModelSource, data: DataSource | None, common: Common) -> Subj
         loaded=loaded,
         graph=graph,
         data=batches,
-        model=_model_record(loaded),
+        model=_model_record(loaded, common),
         source=None if data is None or batches is None else _data_record(data, batches),
         timings=timings,
     )
@@ -241,12 +246,15 @@ def _graph_notes(graph: DependencyGraph) -> tuple[str, ...]:
         notes.append(f"not used in evaluation mode and left as it is: {', '.join(branches)}")
     if not graph.program.dynamic_batch:
         notes.append(f"the network only takes batches of {graph.batch_size}")
+    for output in graph.outputs:
+        if output.place in graph.output_units:
+            notes.append(f"output {output.name} may shrink, as asked: callers must expect that")
     for overload, count in graph.unknown_ops.items():
         notes.append(f"no rule covers {overload} ({count}x): what enters it stays whole")
     return tuple(notes)
 
 
-def _model_record(loaded: LoadedModel) -> ModelRecord:
+def _model_record(loaded: LoadedModel, common: Common) -> ModelRecord:
     source = loaded.source
     return ModelRecord(
         spec=source.spec,
@@ -254,6 +262,7 @@ def _model_record(loaded: LoadedModel) -> ModelRecord:
         input_shapes=source.input_shapes,
         sha256=loaded.sha256,
         folder=str(Path.cwd()),
+        unpin_outputs=common.unpin_outputs,
     )
 
 
@@ -281,6 +290,15 @@ def rank(
         GraphpruneError: See :func:`prepare` and :func:`graphprune.criteria.rank`.
     """
     return rank_subject(prepare(model, data, common), options, common)
+
+
+def left_alone(subject: Subject, options: RankOptions) -> tuple[str, ...]:
+    """Return the groups that ``--only`` and ``--skip`` leave alone.
+
+    Raises:
+        OptionError: A pattern matches nothing.
+    """
+    return protected_groups(subject.graph, options.only, options.skip)
 
 
 def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Ranked:
@@ -364,7 +382,7 @@ def plan_run(
         ranking = ranking_of(file, subject.graph)
     with _timed(subject.timings, "select"):
         plan = select(
-            ranking,
+            _protecting(ranking, rank_options),
             ratio=options.ratio,
             of=options.of,
             scope=options.scope,
@@ -372,6 +390,14 @@ def plan_run(
             round_to=options.round_to,
         )
     return Selected(subject=subject, ranking=ranking, plan=plan)
+
+
+def _protecting(ranking: Ranking, options: RankOptions) -> Ranking:
+    """Return the ranking with what is to be left alone now added to what was when it was made."""
+    now = protected_groups(ranking.graph, options.only, options.skip)
+    protected = {*ranking.protected, *now}
+    listed = tuple(group.name for group in ranking.graph.groups if group.name in protected)
+    return replace(ranking, protected=listed)
 
 
 def _check_early(rank_options: RankOptions, options: PruneOptions) -> None:
@@ -429,9 +455,9 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             cut=smaller,
             masked=mask_network(subject.graph, kept),
             reloaded=load_program(folder.program),
-            data=subject.data,
+            data=_renumbered(subject, kept),
         )
-    manifest = _manifest(subject, repaired, report, folder, common)
+    manifest = _manifest(selected, repaired, report, folder, common)
     write(folder.manifest, manifest)
     write_report(folder, manifest, plan_record, ranking_record)
     return Pruned(subject=subject, plan=plan, manifest=manifest, report=report, folder=folder)
@@ -470,13 +496,28 @@ def _recorded_subject(
     if data is None and file.data is not None:
         data = file.data.source()
         _check_owner(path, data.runs_code, common)
-    subject = prepare(model, data, common)
+    subject = prepare(model, data, _as_ranked(file, common))
     if subject.model.sha256 != file.model_hash:
         raise ArtifactError(
             f"{model.spec} is not the network that was ranked: its weights or layers differ",
             hint="rank it again",
         )
     return subject
+
+
+def _as_ranked(file: RankingFile, common: Common) -> Common:
+    """Return the options with the outputs unpinned that were unpinned when ranking.
+
+    Raises:
+        OptionError: Others were asked for.
+    """
+    recorded = file.model.unpin_outputs
+    if common.unpin_outputs not in ((), recorded):
+        raise OptionError(
+            "the ranking was made with all outputs pinned",
+            hint="rank again with --unpin-output, or prune without it",
+        )
+    return replace(common, unpin_outputs=recorded)
 
 
 def _check_owner(path: Path, runs_code: bool, common: Common) -> None:
@@ -497,12 +538,13 @@ def _repaired(model: PrunedModel, data: CalibrationBatches | None, method: str) 
 
 
 def _manifest(
-    subject: Subject,
+    selected: Selected,
     repaired: RepairResult,
     report: ValidationReport,
     folder: RunFolder,
     common: Common,
 ) -> ManifestFile:
+    subject = selected.subject
     return ManifestFile(
         argv=common.argv,
         versions=versions(),
@@ -512,7 +554,7 @@ def _manifest(
         hashes=folder.hashes(),
         timings={stage: round(seconds, 3) for stage, seconds in subject.timings.items()},
         repair=RepairRecord(method=repaired.method, changed=repaired.changed, notes=repaired.notes),
-        accuracy=_accuracies(subject, repaired.model),
+        accuracy=_accuracies(selected, repaired.model),
         validation=validation_record(report),
         notes=subject.notes,
     )
@@ -536,13 +578,34 @@ def validation_record(report: ValidationReport) -> ValidationRecord:
     )
 
 
-def _accuracies(subject: Subject, pruned: nn.Module) -> AccuracyRecord | None:
-    if subject.data is None or not subject.data.has_labels:
+def _accuracies(selected: Selected, pruned: nn.Module) -> AccuracyRecord | None:
+    subject = selected.subject
+    renumbered = _renumbered(subject, selected.plan.kept(subject.graph))
+    if subject.data is None or renumbered is None or not subject.data.has_labels:
         return None
     return AccuracyRecord(
         n_images=subject.data.n_images,
         before=accuracy(subject.graph.program.module, subject.data),
-        after=accuracy(pruned, subject.data),
+        after=accuracy(pruned, renumbered),
+    )
+
+
+def _renumbered(subject: Subject, kept: Kept) -> CalibrationBatches | None:
+    """Return the data with labels that count the classes left; -1 where an image's class is gone.
+
+    No prediction equals -1, so an image whose class is gone counts as wrong.
+    """
+    units = None if subject.data is None else class_units(subject.graph)
+    if subject.data is None or units is None or not subject.data.has_labels:
+        return subject.data
+    remains = torch.from_numpy(stays(units, kept))
+    numbers = torch.where(remains, remains.cumsum(0) - 1, -1)
+    return replace(
+        subject.data,
+        batches=tuple(
+            replace(batch, labels=None if batch.labels is None else numbers[batch.labels])
+            for batch in subject.data
+        ),
     )
 
 
@@ -580,7 +643,7 @@ def validate_run(data: DataSource | None, provider: str, common: Common) -> Vali
     source = recorded if data is None else data
     named_code = model.runs_code or (data is None and recorded is not None and recorded.runs_code)
     _check_owner(folder.manifest, named_code, common)
-    subject = prepare(model, source, common)
+    subject = prepare(model, source, replace(common, unpin_outputs=manifest.model.unpin_outputs))
     if not subject.model.sha256 == file.model_hash == manifest.model.sha256:
         raise ArtifactError(
             f"{model.spec} is not the network that was pruned: its weights or layers differ",
@@ -593,7 +656,7 @@ def validate_run(data: DataSource | None, provider: str, common: Common) -> Vali
         folder.onnx,
         cut=smaller,
         masked=mask_network(subject.graph, kept),
-        data=subject.data,
+        data=_renumbered(subject, kept),
         provider=provider,
         extra=(same_weights(smaller, reloaded, changed=manifest.repair.changed),),
     )

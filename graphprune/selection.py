@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from graphprune.coalition import removed_entries
+from graphprune.coalition import removed_entries, removed_outputs
 from graphprune.cost import Cost, CostModel
 from graphprune.errors import BudgetError, OptionError
 from graphprune.graph import DependencyGraph, Kept
@@ -56,6 +56,8 @@ class PruningPlan:
         after: Costs of what remains.
         criterion: What ranked the units.
         seed: The ranking's seed.
+        removed_outputs: Of outputs that may shrink (see :func:`graphprune.trace`), by name and
+            dim, the indices that go, ascending.
     """
 
     groups: tuple[PlannedGroup, ...]
@@ -68,6 +70,7 @@ class PruningPlan:
     after: Cost
     criterion: str
     seed: int = 0
+    removed_outputs: Mapping[str, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)
 
     def kept(self, graph: DependencyGraph) -> Kept:
         """Return the plan as a coalition of the graph's units, (n_units,) Bool.
@@ -139,6 +142,7 @@ def make_plan(
             for group in graph.groups
         ),
         removed=removed_entries(graph, kept),
+        removed_outputs=removed_outputs(graph, kept),
         of=of,
         scope=scope,
         asked=ratio,

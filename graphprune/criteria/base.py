@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
@@ -17,9 +16,9 @@ from graphprune.estimators import AGGREGATES
 from graphprune.estimators import available as available_estimators
 from graphprune.game.value import PERFORMANCES, class_logits
 from graphprune.graph import DependencyGraph
-from graphprune.groups import PruningGroup
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking, Scores, split_by_group
+from graphprune.steering import protected_groups
 
 SYNTHETIC_IMAGES = 32
 """Inputs drawn where a criterion needs some and none are given."""
@@ -161,9 +160,10 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         value: ``kl``, ``cross-entropy`` or ``accuracy``; None for the criterion's own choice.
         aggregate: ``magnitude``, ``mean`` or ``mean+2std``; None for the criterion's own choice.
         budget: Coalitions per player (network game: per image); None for a default.
-        only: Patterns (``layer1.*``) of groups that may be pruned; all by default. A pattern is
-            matched against a group's name and against the modules its units live in.
-        skip: Patterns of groups that may not.
+        only: Patterns (``layer1.*``) of groups that may be pruned, or of parameters or modules
+            that make their units; all by default.
+        skip: Patterns of groups, parameters or modules that are left alone, see
+            :mod:`graphprune.steering`.
         seed: Equal seeds give equal rankings on one machine.
         device: Where networks are run, e.g. ``cpu`` or ``cuda``.
         progress: Told about every step; an exception that it raises ends the work.
@@ -210,33 +210,6 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
     )
 
 
-def protected_groups(
-    graph: DependencyGraph, only: Sequence[str], skip: Sequence[str]
-) -> tuple[str, ...]:
-    """Return the groups that ``only`` leaves out or ``skip`` names.
-
-    Raises:
-        OptionError: A pattern matches no group.
-    """
-    chosen = [{g.name for g in graph.groups if _matches(g, pattern)} for pattern in only]
-    skipped = [{g.name for g in graph.groups if _matches(g, pattern)} for pattern in skip]
-    for pattern, found in zip((*only, *skip), (*chosen, *skipped), strict=True):
-        if not found:
-            raise OptionError(
-                f"pattern {pattern!r} matches no group",
-                hint="`graphprune inspect MODEL` lists the groups and the modules they live in",
-            )
-    allowed = set().union(*chosen) if only else {group.name for group in graph.groups}
-    allowed -= set().union(*skipped)
-    return tuple(group.name for group in graph.groups if group.name not in allowed)
-
-
-def _matches(group: PruningGroup, pattern: str) -> bool:
-    producers = [member.parameter for member in group.members if member.role == "producer"]
-    modules = [parameter.rpartition(".")[0] for parameter in producers]
-    return any(fnmatchcase(name, pattern) for name in (group.name, *producers, *modules))
-
-
 def _entry(name: str) -> _Entry:
     if name not in _CRITERIA:
         raise OptionError(f"criterion {name!r} is none of {', '.join(available())}")
@@ -268,6 +241,7 @@ def _opened(store: StateStore, criterion: str, request: RankRequest) -> Checkpoi
         "budget": request.budget,
         "seed": request.seed,
         "device": request.device,
+        "--unpin-output": sorted(request.graph.analysis.unpinned),
         "the version of torch": torch.__version__,
     }
     return store.open(data=request.images.sha256, settings=settings)

@@ -11,7 +11,7 @@ from torch import Tensor
 from graphprune.cost import CostModel
 from graphprune.data import CalibrationBatches
 from graphprune.errors import DataError, OptionError
-from graphprune.game.evaluation import Evaluator, GateGradients
+from graphprune.game.evaluation import Evaluator, GateGradients, class_units
 from graphprune.game.value import NEEDS_LABELS, STEPWISE, Performance, performance_named
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import PruningGroup
@@ -56,7 +56,8 @@ class GroupGame:
     ) -> None:
         self.n_players = group.n_units
         self.evaluations = 0
-        self._performance = _checked_performance(value, data)
+        self._performance = _checked_performance(value, data, graph)
+        _check_classes_stay(graph, group)
         self._span = group.span
         players = np.zeros(graph.n_units, bool)
         players[group.span] = True
@@ -91,7 +92,7 @@ class NetworkGame:
         self.total_macs = self._costs.total(graph.all_kept()).macs
         self.macs = self._costs.marginal("macs")
         self._value = value
-        self._performance = _checked_performance(value, data)
+        self._performance = _checked_performance(value, data, graph)
         self._evaluator = Evaluator(graph, data, device=device)
 
     @property
@@ -134,8 +135,30 @@ class NetworkGame:
         return self._evaluator.gradients(batch, coalitions, self._performance, generator, n_draws)
 
 
-def _checked_performance(value: str, data: CalibrationBatches) -> Performance:
+def _check_classes_stay(graph: DependencyGraph, group: PruningGroup) -> None:
+    """Refuse a game whose empty coalition predicts nothing.
+
+    Raises:
+        OptionError: All classes are units of the group.
+    """
+    units = class_units(graph)
+    if units is not None and np.isin(units, np.arange(group.n_units) + group.first).all():
+        raise OptionError(
+            f"the game of group {group.name} empties the network's outputs, which may shrink",
+            hint="use --criterion shapley --game network, or leave out --unpin-output",
+        )
+
+
+def _checked_performance(
+    value: str, data: CalibrationBatches, graph: DependencyGraph
+) -> Performance:
     performance = performance_named(value)
+    if value == "cross-entropy" and class_units(graph) is not None:
+        raise OptionError(
+            "value 'cross-entropy' is infinite once the class of a label is gone, and the "
+            "network's outputs may shrink",
+            hint="use --value kl or accuracy, or leave out --unpin-output",
+        )
     if value in NEEDS_LABELS and not data.has_labels:
         raise DataError(
             f"value {value!r} needs labels and the data has none",

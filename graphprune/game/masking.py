@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from graphprune.coalition import kept_outputs
 from graphprune.errors import OptionError
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import UnitIds
@@ -48,11 +49,21 @@ class MaskedNetwork(nn.Module):
         self.register_buffer("gates", unit_gates(torch.from_numpy(~absent)))
         # Not a method of the graph: copies of the network would take the whole graph along.
         self._structure = graph.output_structure
+        self._narrowed = kept_outputs(graph, ~absent)
+        for (place, dim), entries in self._narrowed.items():
+            self.register_buffer(f"output_{place}_{dim}", torch.from_numpy(entries))
 
     def forward(self, *inputs: Any) -> Any:
-        """Return what the model returns, with the masked units absent."""
-        flat = self.network(self.gates, *pytree.tree_leaves(inputs))
-        return pytree.tree_unflatten(list(flat), self._structure)
+        """Return what the model returns, with the masked units absent.
+
+        Of an output that may shrink, only the entries that are kept: what the network computes for
+        the others means nothing.
+        """
+        flat = list(self.network(self.gates, *pytree.tree_leaves(inputs)))
+        for place, dim in self._narrowed:
+            entries = self.get_buffer(f"output_{place}_{dim}")
+            flat[place] = flat[place].index_select(dim, entries)
+        return pytree.tree_unflatten(flat, self._structure)
 
 
 def mask_network(graph: DependencyGraph, kept: Kept) -> MaskedNetwork:

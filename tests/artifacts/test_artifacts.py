@@ -37,7 +37,12 @@ from graphprune.selection import PruningPlan, select
 from tests.traced import traced
 
 MODEL = ModelRecord(
-    spec="nets.py:make", weights=None, input_shapes=((3, 8, 8),), sha256="ab" * 32, folder="runs"
+    spec="nets.py:make",
+    weights=None,
+    input_shapes=((3, 8, 8),),
+    sha256="ab" * 32,
+    folder="runs",
+    unpin_outputs=(),
 )
 DATA = DataRecord(
     spec="images.npz",

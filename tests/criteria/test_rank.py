@@ -151,6 +151,14 @@ def test_a_network_without_units_has_an_empty_ranking() -> None:
         ((), ("stem.0.weight",), ("stem.0.weight",)),
         (("*",), ("b.weight",), ("stem.0.weight",)),
         (("a.*", "stem.*"), (), ()),
+        # A module reads units, too; one that makes none (its outputs are pinned) stands for those.
+        ((), ("a",), ("stem.0.weight", "a.0.weight")),
+        ((), ("b",), ("stem.0.weight", "a.0.weight")),
+        ((), ("head",), ("stem.0.weight",)),
+        ((), ("head.fc.weight",), ("stem.0.weight",)),
+        ((), ("head.fc.bias",), ()),
+        # A norm makes no units, but passes them on.
+        ((), ("a.1",), ("a.0.weight",)),
     ],
 )
 def test_protected_groups(

@@ -124,3 +124,62 @@ def test_draws_follow_the_prediction_and_the_generator_only() -> None:
         log_likelihood(reference[:1], torch.tensor([[1]])),
         F.log_softmax(reference[0], -1)[0, 1:],
     )
+
+
+# ---- classes that may be absent -----------------------------------------------------------------
+
+
+def test_open_gates_change_nothing(logits: torch.Tensor, reference: torch.Tensor) -> None:
+    gates, labels = torch.ones(1, 1, 5, dtype=torch.float64), torch.tensor([0, 4, 2, 1])
+    for performance in PERFORMANCES.values():
+        expected = performance(logits, reference, labels)
+        torch.testing.assert_close(performance(logits, reference, labels, gates), expected)
+    drawn = labels.unsqueeze(1)
+    expected = log_likelihood(logits, drawn)
+    torch.testing.assert_close(log_likelihood(logits, drawn, gates), expected)
+
+
+def test_kl_without_some_classes(logits: torch.Tensor, reference: torch.Tensor) -> None:
+    """Minus the divergence from p restricted to what is left, plus log of the probability left."""
+    left = [0, 2, 3]
+    gates = torch.zeros(1, 1, 5, dtype=torch.float64).index_fill(2, torch.tensor(left), 1.0)
+    p, q = reference[:, 0].softmax(1)[:, left], logits[:, 0, left].softmax(1)
+    mass = p.sum(1)
+    restricted = p / mass[:, None]
+    expected = mass.log() - (restricted * (restricted / q).log()).sum(1)
+    torch.testing.assert_close(minus_kl(logits, reference, None, gates), expected)
+    closest = minus_kl(reference, reference, None, gates)
+    torch.testing.assert_close(closest, mass.log())
+
+
+def test_labelled_performances_without_some_classes(logits: torch.Tensor) -> None:
+    gates = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64).reshape(1, 1, 5)
+    labels = torch.tensor([0, 2, 3, 0])
+    masked = logits[:, 0].masked_fill(gates[0] == 0, -math.inf)
+    expected = -F.cross_entropy(masked, labels, reduction="none")
+    torch.testing.assert_close(minus_cross_entropy(logits, logits, labels, gates), expected)
+    right = (masked.argmax(1) == labels).double()
+    torch.testing.assert_close(accuracy(logits, logits, labels, gates), right)
+    gone = torch.tensor([1, 4, 1, 4])
+    assert (accuracy(logits, logits, gone, gates) == 0).all()
+    assert torch.isneginf(minus_cross_entropy(logits, logits, gone, gates)).all()
+
+
+def test_absent_classes_are_never_drawn() -> None:
+    reference = torch.zeros(50, 2, 4)
+    gates = torch.tensor([0.0, 1.0, 1.0, 0.0]).reshape(1, 1, 4)
+    drawn = sample_predictions(reference, torch.Generator().manual_seed(0), gates)
+    assert set(drawn.unique().tolist()) == {1, 2}
+
+
+def test_gates_of_absent_classes_have_finite_derivatives() -> None:
+    """Whatever an absent class's logit is, and whatever the reference thinks of it."""
+    logits = torch.tensor([[[0.0, 500.0, -500.0, 1.0]]])
+    reference = torch.tensor([[[0.0, 300.0, -300.0, 1.0]]])
+    gates = torch.tensor([[[1.0, 0.0, 0.0, 1.0]]], requires_grad=True)
+    value = minus_kl(logits, reference, None, gates) + log_likelihood(
+        logits, torch.tensor([[3]]), gates
+    )
+    assert torch.isfinite(value).all()
+    (slope,) = torch.autograd.grad(value.sum(), gates)
+    assert torch.isfinite(slope).all()

@@ -23,7 +23,12 @@ MODEL_HASH = "a" * 64
 
 def model_record(spec: str = "torchvision:resnet18") -> ModelRecord:
     return ModelRecord(
-        spec=spec, weights=None, input_shapes=((3, 32, 32),), sha256=MODEL_HASH, folder="somewhere"
+        spec=spec,
+        weights=None,
+        input_shapes=((3, 32, 32),),
+        sha256=MODEL_HASH,
+        folder="somewhere",
+        unpin_outputs=(),
     )
 
 
@@ -76,6 +81,7 @@ def plan(names: tuple[str, ...] = ("stem.weight", "wide.weight")) -> PlanFile:
     first, second = names
     return PlanFile(
         removed={first: {"0": (2,)}, second: {"0": (0, 1, 8)}},
+        removed_outputs={},
         groups=(
             PlannedGroupRecord(name=first, units=4, removed_units=(2,)),
             PlannedGroupRecord(name=second, units=9, removed_units=(0, 1, 8)),
