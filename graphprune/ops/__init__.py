@@ -5,9 +5,14 @@ import graphprune.ops.contraction
 import graphprune.ops.convolution
 import graphprune.ops.creation
 import graphprune.ops.elementwise
-import graphprune.ops.movement
+import graphprune.ops.indexing
+import graphprune.ops.joining
 import graphprune.ops.normalization
+import graphprune.ops.ordering
 import graphprune.ops.reduction
+import graphprune.ops.reshaping
+import graphprune.ops.scatter
+import graphprune.ops.slicing
 import graphprune.ops.softmax
 import graphprune.ops.spatial  # noqa: F401 - this and the ones above register rules
 from graphprune.ops.registry import (

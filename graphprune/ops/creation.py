@@ -1,23 +1,66 @@
-"""Ops that make tensors of their own: nothing in them can be removed."""
+"""Ops that make tensors of their own.
+
+Tensors of equal numbers have as many entries as what they meet needs. In any other the numbers
+depend on the place: nothing in it can be removed.
+"""
 
 from __future__ import annotations
 
 from graphprune.labels.value import Value
-from graphprune.ops.registry import OpCall, rule
+from graphprune.ops.passing import across
+from graphprune.ops.registry import OpCall, rewrite, rule
+from graphprune.ops.resize import Resize
 
-_CREATORS = """
-    zeros.default ones.default full.default arange.default arange.start arange.start_step
-    linspace.default empty.memory_format scalar_tensor.default eye.default eye.m
-    new_zeros.default new_ones.default new_full.default new_empty.default
-"""
+_FILLED = ("aten.zeros.default", "aten.ones.default", "aten.full.default")
+_EMPTY = ("aten.empty.memory_format",)
+_FILLED_LIKE = (
+    "aten.new_zeros.default",
+    "aten.new_ones.default",
+    "aten.new_full.default",
+    "aten.new_empty.default",
+)
 
 
-@rule(*(f"aten.{name}" for name in _CREATORS.split()))
-def creating(call: OpCall) -> Value:
-    """A tensor of fixed sizes; what meets it element-wise is pinned there.
+@rule(*_FILLED, *_EMPTY, *_FILLED_LIKE)
+def filling(call: OpCall) -> Value:
+    """A tensor of equal numbers: any slice of it may go with what it is combined with.
 
     The tensor that ``new_zeros`` and its like are called on lends its dtype and device only.
     """
+    rank = len(call.shape)
+    return Value(
+        call.shape,
+        tuple(
+            call.coupler.fresh(size).reshape([-1 if k == dim else 1 for k in range(rank)])
+            for dim, size in enumerate(call.shape)
+            if size > 1
+        ),
+    )
+
+
+@rewrite(*_FILLED, *_EMPTY)
+def rewrite_filling(resize: Resize) -> None:
+    """Write the sizes that remain."""
+    resize.set(0, resize.sizes(list(resize.argument(0))))
+
+
+@rewrite(*_FILLED_LIKE)
+def rewrite_filling_like(resize: Resize) -> None:
+    """Write the sizes that remain."""
+    resize.set(1, resize.sizes(list(resize.argument(1))))
+
+
+@rule(
+    "aten.arange.default",
+    "aten.arange.start",
+    "aten.arange.start_step",
+    "aten.linspace.default",
+    "aten.eye.default",
+    "aten.eye.m",
+    "aten.scalar_tensor.default",
+)
+def numbering(call: OpCall) -> Value:
+    """A tensor of fixed sizes; what meets it element-wise is pinned there."""
     return Value(call.shape)
 
 
@@ -25,9 +68,7 @@ def creating(call: OpCall) -> Value:
 def triangle(call: OpCall) -> Value:
     """Half of a matrix: its rows and columns stay, leading dims pass."""
     value = call.value(0)
-    rank = value.rank
-    fixed = [factor for dim in (rank - 2, rank - 1) for factor in value.along(dim)]
-    for factor in fixed:
-        call.coupler.pin(factor, "the op depends on the place of every element")
-    passed = (f for f in value.factors if f.shape[rank - 2] == f.shape[rank - 1] == 1)
-    return Value(call.shape, tuple(passed))
+    dims = (value.rank - 2, value.rank - 1)
+    return Value(
+        call.shape, across(call, value, dims, "the op depends on the place of every element")
+    )

@@ -51,6 +51,11 @@ class Resize:
         """Return the shape of the tensor argument at ``position`` before surgery."""
         return self.shape_of(self.tensor(position), None)
 
+    def is_symbolic(self, position: int, dim: int) -> bool:
+        """Whether the tensor argument at ``position`` has a size along ``dim`` that may vary."""
+        made = self.tensor(position).meta.get("val")
+        return isinstance(made, torch.Tensor) and isinstance(made.shape[dim], torch.SymInt)
+
     # ---- arguments ---------------------------------------------------------------------------
 
     def tensor(self, position: int) -> fx.Node:
@@ -66,6 +71,16 @@ class Resize:
     def set(self, position: int, value: Any) -> None:
         """Replace an argument by its place in the schema."""
         set_argument(self.node, position, value)
+
+    def sizes(self, sizes: list[Any], first: int = 0) -> list[Any]:
+        """Return what remains of literal sizes of the result's dims from ``first`` on."""
+        before = self.shape()
+        remaining = list(sizes)
+        for place, size in enumerate(sizes):
+            kept = self.kept(first + place)
+            if kept is not None and size != -1:
+                remaining[place] = self.scaled(size, len(kept), before[first + place])
+        return remaining
 
     def scaled(self, size: Any, kept: int, before: int) -> Any:
         """Return ``size * kept // before``, also where ``size`` is a symbolic node."""
