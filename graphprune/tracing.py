@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from torch import fx, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.utils import _pytree as pytree
 
+from graphprune.batchnorms import restore_batch_norms
 from graphprune.errors import TraceError, first_line
 from graphprune.inlining import inline_regions
 from graphprune.shuffles import name_shuffles
@@ -58,14 +60,8 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
     check_names(model)
     inputs = _with_batch_of_two(tuple(example_inputs))
     program, dynamic = export_program(_evaluation_copy(model), inputs)
-    module = program.module(check_guards=False)
-    if not isinstance(module, fx.GraphModule):
-        raise TraceError(
-            f"torch.export returned a {type(module).__name__} instead of a graph",
-            hint="this torch version is not supported; see `graphprune doctor`",
-        )
-    inline_regions(module)
-    functionalize(module)
+    module = _functional_module(program)
+    restore_batch_norms(module)
     name_shuffles(module)
     return TracedProgram(
         module=module,
@@ -75,6 +71,35 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         unused=_unused(module),
         batch_size=_batch_size(inputs),
     )
+
+
+def _functional_module(program: ExportedProgram) -> fx.GraphModule:
+    """Return a program's graph without in-place ops.
+
+    Where one writes through a view, torch rewrites the whole graph (views become scatters).
+    """
+    module = _graph_module(program)
+    try:
+        functionalize(module)
+    except TraceError as refused:
+        try:
+            with quiet_export():
+                module = _graph_module(program.run_decompositions({}))
+        except Exception:  # it raises many unrelated types; the first reason is the clearer one
+            raise refused from None
+        functionalize(module)
+    return module
+
+
+def _graph_module(program: ExportedProgram) -> fx.GraphModule:
+    module = program.module(check_guards=False)
+    if not isinstance(module, fx.GraphModule):
+        raise TraceError(
+            f"torch.export returned a {type(module).__name__} instead of a graph",
+            hint="this torch version is not supported; see `graphprune doctor`",
+        )
+    inline_regions(module)
+    return module
 
 
 def check_names(model: nn.Module) -> None:
@@ -108,7 +133,16 @@ def export_with_batch(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProg
     """Export with a dynamic batch of at least 1."""
     shapes = batch_dims(inputs, Dim(BATCH, min=1, max=MAX_BATCH))
     with quiet_export():
-        return export(model, inputs, dynamic_shapes=shapes, strict=False)
+        return export(model, inputs, dynamic_shapes=_as_signed(model, shapes), strict=False)
+
+
+def _as_signed(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Gather what goes into ``*args`` of a forward into one tuple, as torch.export does."""
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:first], shapes[first:])
 
 
 def training_flag(node: fx.Node) -> int | None:
