@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all lint format docs clean
+.PHONY: help install demo test test-all lint format docs coverage clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,10 @@ format: $(VENV)/.installed ## Rewrite files into the house style
 docs: $(VENV)/.installed-docs ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
 
+coverage: $(VENV)/.installed-bench ## Analyse and prune 300 networks (hours); resumes coverage.jsonl
+	$(BIN)/python benchmarks/coverage.py --out coverage.jsonl
+	$(BIN)/python benchmarks/coverage.py --out coverage.jsonl --table
+
 clean: ## Remove .venv and everything built
 	rm -rf $(VENV) build dist site graphprune-out graphprune-demo *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -54,6 +58,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	@$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	@$(PIP_INSTALL) --editable '.[bench]'
 	@touch $@
 
 # PYTHON=... chooses the interpreter; otherwise the first one that is new enough.
