@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
@@ -91,14 +93,39 @@ def print_table(
     Console(width=None if sys.stdout.isatty() else 80, highlight=False).print(table)
 
 
+def print_listing(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of a name and figures; a name too long for its column has a line of its own."""
+    widths = [max(len(row[place]) for row in [columns, *rows]) for place in range(len(columns))]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
+    name = min(widths[0], width - sum(widths[1:]) - 2 * len(columns))
+    say(f"\n{title}\n")
+    for row in [columns, *rows]:
+        first = row[0]
+        if len(first) > name:
+            say(f"  {first}")
+            first = ""
+        figures = (f"{cell:>{size}}" for cell, size in zip(row[1:], widths[1:], strict=True))
+        say("  ".join([f"  {first:{name}}", *figures]))
+
+
 def say(text: str = "") -> None:
     """Print a line of the result on stdout."""
     typer.echo(text)
 
 
-def say_list(title: str, entries: Sequence[str]) -> None:
+def say_list(title: str, entries: Sequence[str], indent: str = "") -> None:
     """Print entries on stdout, as many on a line as fit."""
-    say(textwrap.fill(f"{title}: {', '.join(entries)}", 80, subsequent_indent="  "))
+    text = f"{indent}{title}: {', '.join(entries)}"
+    say(textwrap.fill(text, 80, subsequent_indent=indent + "  ", break_on_hyphens=False))
+
+
+def say_wrapped(text: str, indent: str = "") -> None:
+    """Print a sentence on stdout, on as many lines as it takes."""
+    say(
+        textwrap.fill(
+            text, 80, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False
+        )
+    )
 
 
 def note(lines: Sequence[str], *, quiet: bool) -> None:
@@ -141,6 +168,32 @@ def _ignore(stage: str, done: int, total: int) -> None:
 def thousands(number: float) -> str:
     """Format a count with thin separators."""
     return f"{number:,.0f}"
+
+
+def compact(number: float) -> str:
+    """Format a count in at most five characters and its unit: 1,152 and 11.7 M."""
+    for limit, size, unit in ((1e4, 1, ""), (1e6, 1e3, " k"), (1e9, 1e6, " M")):
+        if number < limit:
+            return f"{number:,.0f}" if not unit else f"{number / size:.3g}{unit}"
+    return f"{number / 1e9:,.3g} G"
+
+
+def place(module: str, source: str) -> str:
+    """Say where something happens: the module and the line, without where it is installed."""
+    return ", ".join(part for part in (module, _shortened(source)) if part)
+
+
+def _shortened(source: str) -> str:
+    """Shorten ``file:line`` to what tells files apart."""
+    path = Path(source.rpartition(":")[0])
+    line = source.rpartition(":")[2]
+    if not source or path.is_relative_to(Path.cwd()):
+        return source and f"{path.relative_to(Path.cwd())}:{line}"
+    parts = path.parts
+    for folder in ("site-packages", "dist-packages"):
+        if folder in parts:
+            return f"{Path(*parts[parts.index(folder) + 1 :])}:{line}"
+    return f"{Path('…', *parts[-2:])}:{line}" if len(parts) > 3 else source
 
 
 def percent(fraction: float) -> str:

@@ -215,6 +215,13 @@ def _groups(
     return tuple(groups)
 
 
+def entries_per_unit(group: PruningGroup, member: Member) -> npt.NDArray[np.int64]:
+    """Return how many entries of a member's axis go with each unit of the group, (n_units,)."""
+    local = member.units - group.first
+    inside = local[(local >= 0) & (local < group.n_units)]
+    return np.bincount(inside, minlength=group.n_units)
+
+
 def unit_axes(
     axes: Mapping[int, npt.NDArray[np.int64]], unit_of_class: UnitIds
 ) -> dict[int, UnitIds]:

@@ -35,6 +35,7 @@ from graphprune.artifacts import (
 from graphprune.checkpoint import StateStore
 from graphprune.coalition import stays
 from graphprune.data import CalibrationBatches, DataSource, check_against, load_data
+from graphprune.description import GroupFacts, NetworkFacts, describe
 from graphprune.doctor import versions
 from graphprune.errors import ArtifactError, ModelError, OptionError, TraceError, TrustError
 from graphprune.export import export_onnx, load_program, program_of, save_program
@@ -50,7 +51,7 @@ from graphprune.repairs import RepairResult, repair
 from graphprune.repairs import available as repair_methods
 from graphprune.report import write_report
 from graphprune.selection import PruningPlan, check_options, select
-from graphprune.steering import protected_groups
+from graphprune.steering import groups_made_by, protected_groups
 from graphprune.surgery import PrunedModel, cut
 from graphprune.tracing import named_tensors
 from graphprune.verify import ValidationReport, same_weights, validate
@@ -276,6 +277,42 @@ def _data_record(source: DataSource, batches: CalibrationBatches) -> DataRecord:
         sha256=batches.sha256,
         folder=str(Path.cwd()),
     )
+
+
+# ---- inspect ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What a network is made of.
+
+    Args:
+        facts: Everything.
+        groups: The groups to show.
+        protected: Groups that would be left alone.
+    """
+
+    facts: NetworkFacts
+    groups: tuple[GroupFacts, ...]
+    protected: tuple[str, ...]
+
+
+def inspect(subject: Subject, options: RankOptions, patterns: tuple[str, ...]) -> Inspection:
+    """Describe a network.
+
+    Args:
+        subject: The network.
+        options: Of which ``only`` and ``skip`` count.
+        patterns: Groups to show, or what makes their units; all groups by default.
+
+    Raises:
+        OptionError: A pattern matches nothing.
+    """
+    protected = left_alone(subject, options)
+    chosen = {name for pattern in patterns for name in groups_made_by(subject.graph, pattern)}
+    facts = describe(subject.graph)
+    shown = tuple(group for group in facts.groups if group.name in chosen or not patterns)
+    return Inspection(facts=facts, groups=shown, protected=protected)
 
 
 # ---- rank ---------------------------------------------------------------------------------------

@@ -23,6 +23,16 @@ _LISTED = 3
 """How many near names or reasons a message gives."""
 
 
+def groups_made_by(graph: DependencyGraph, pattern: str) -> tuple[str, ...]:
+    """Return the groups that a pattern names, or whose units are made by what it names.
+
+    Raises:
+        OptionError: There are none.
+    """
+    found = _Names(graph).made_by(pattern)
+    return tuple(group.name for group in graph.groups if group.name in found)
+
+
 def protected_groups(
     graph: DependencyGraph, only: Sequence[str] = (), skip: Sequence[str] = ()
 ) -> tuple[str, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
 import graphprune
 from graphprune import artifacts, errors
@@ -38,7 +41,7 @@ def test_every_option_of_a_command_is_documented(name: str) -> None:
 
 
 def test_every_shared_option_is_explained() -> None:
-    own = {"--graph", "--ratio", "--of", "--scope", "--min-units", "--round-to", "--ranking",
+    own = {"--graph", "--group", "--pins", "--ratio", "--of", "--scope", "--min-units", "--round-to", "--ranking",
            "--repair", "--provider"}  # fmt: skip
     options = set().union(*map(options_of, COMMANDS.values())) - {"--help"}
     assert documented(section("reference/cli.md", _SHARED)) == options - own
@@ -73,6 +76,39 @@ def test_every_key_of_a_file_is_documented(record: type[BaseModel], heading: str
     assert set(record.model_fields) - keys - {"format", "groups", "cost", "validation"} == set()
     version = record.model_fields["format"].default if "format" in record.model_fields else ""
     assert version in text
+
+
+def keys_of(document: object) -> set[str]:
+    """Return the keys of a JSON document at every depth, but not names that are data."""
+    if isinstance(document, list):
+        return set().union(*map(keys_of, document))
+    if not isinstance(document, dict):
+        return set()
+    inner = (
+        keys_of(value) for key, value in document.items() if key not in ("seconds", "unknown_ops")
+    )
+    return set(document).union(*inner)
+
+
+def test_every_key_of_inspect_is_documented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)\n\n"
+        "    def forward(self, x):\n"
+        "        return torch.special.erfcx(self.b(self.a(x)))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["inspect", "net.py:Net", "--input-shape", "4", "--json", "--quiet"]
+    document = json.loads(CliRunner().invoke(app, arguments).stdout)
+    text = section("reference/cli.md", "## graphprune inspect")
+    documented_keys = set(re.findall(r"\w+", " ".join(code_spans(text))))
+    assert document["unknown"]
+    assert keys_of(document) - documented_keys == set()
 
 
 def test_every_error_is_documented() -> None:
