@@ -191,10 +191,11 @@ class _Gating:
                     continue
                 self._attributes[str(node.target)] = _attribute(self._graph.program.module, node)
             made = self._copied[node] = self._new.node_copy(node, self._copied.__getitem__)
-            if node.name in statistics:
-                self._use_kernel(node, made, *statistics[node.name])
             for path, dim, units in gates.get(node.name, ()):
                 self._gate_input(node, made, path, dim, units)
+            # Last, since the mask becomes the first argument.
+            if node.name in statistics:
+                self._use_kernel(node, made, *statistics[node.name])
         return fx.GraphModule(self._attributes, self._new, "GatedNetwork")
 
     def _touches(self, units: UnitIds) -> bool:

@@ -5,16 +5,20 @@ import graphprune.ops.contraction
 import graphprune.ops.convolution
 import graphprune.ops.creation
 import graphprune.ops.elementwise
+import graphprune.ops.frequency
 import graphprune.ops.indexing
 import graphprune.ops.joining
 import graphprune.ops.normalization
 import graphprune.ops.ordering
+import graphprune.ops.products
+import graphprune.ops.recurrent
 import graphprune.ops.reduction
 import graphprune.ops.reshaping
 import graphprune.ops.scatter
 import graphprune.ops.slicing
 import graphprune.ops.softmax
-import graphprune.ops.spatial  # noqa: F401 - this and the ones above register rules
+import graphprune.ops.spatial
+import graphprune.ops.weights  # noqa: F401 - this and the ones above register rules
 from graphprune.ops.registry import (
     OpCall,
     Result,

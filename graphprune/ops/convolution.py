@@ -170,7 +170,7 @@ def _columns(found: _Channels, vector: Factor | None) -> Factor | None:
     """Unite the same columns of all groups; return one atom per column."""
     if vector is None:
         return None
-    return found.call.coupler.collapse(vector.reshape(found.groups, -1), 0)[0]
+    return found.call.coupler.collapse(vector.reshape(found.groups, -1), 0).reshape(-1)
 
 
 def _consume(call: OpCall, given: Factor | None, read: Factor | None) -> None:

@@ -200,7 +200,12 @@ def numbering(call: OpCall) -> Value:
     return Value(call.shape, tuple(factor[..., None] for factor in call.value(0).factors))
 
 
-@rule("aten.embedding_bag.default", "aten.embedding_bag.padding_idx")
+@rule(
+    "aten.embedding_bag.default",
+    "aten.embedding_bag.padding_idx",
+    "aten._embedding_bag.default",
+    "aten._embedding_bag_forward_only.default",
+)
 def embedding_bag(call: OpCall) -> tuple[Value, ...]:
     """Sums of a table's rows: rows are picked and stay, columns are produced."""
     table, weights = call.value(0), call.optional(6)

@@ -7,7 +7,7 @@ has to be finite, and so have its gradients: zeros stand in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graphprune.labels.coupler import MaskedKernel
 
-Dims = Sequence[int]
+Dims = tuple[int, ...]
 
 
 def kept_mean(x: Tensor, mask: Tensor, dims: Dims) -> Tensor:
@@ -23,7 +23,8 @@ def kept_mean(x: Tensor, mask: Tensor, dims: Dims) -> Tensor:
     weights = mask.to(x.dtype).expand_as(x)
     # Where nothing is kept (an absent group of a group norm) the mean is 0, not undefined.
     count = weights.sum(dims, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-    return (x * weights).sum(dims, keepdim=True) / count
+    mean: Tensor = (x * weights).sum(dims, keepdim=True) / count
+    return mean
 
 
 def kept_variance(x: Tensor, mask: Tensor, dims: Dims, correction: float) -> tuple[Tensor, Tensor]:
@@ -39,7 +40,7 @@ def kept_variance(x: Tensor, mask: Tensor, dims: Dims, correction: float) -> tup
 def without_absent(mask: Tensor, x: Tensor, dims: Dims, fill: float) -> Tensor:
     """Put ``fill`` in the place of absent elements, 0 where nothing along ``dims`` is kept."""
     kept = mask != 0
-    some = kept.any(dim=tuple(dims), keepdim=True)
+    some = kept.any(dim=dims, keepdim=True)
     filler = torch.where(some, x.new_full((), _as(x.dtype, fill)), x.new_zeros(()))
     return torch.where(kept, x, filler)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from graphprune.labels.algebra import merge, merge_shifted
 from graphprune.labels.value import Value
 from graphprune.ops.convolution import whole_groups_go
-from graphprune.ops.kept import kept_mean, kept_variance
+from graphprune.ops.kept import Dims, kept_mean, kept_variance
 from graphprune.ops.registry import OpCall, UnsupportedCall, rewrite, rule
 from graphprune.ops.resize import Resize
 
@@ -63,14 +63,14 @@ def _pin_averaged(call: OpCall, passing: range) -> None:
 
 def _count_kept(call: OpCall, eps: float, packed: _Packing) -> None:
     """Report a norm of every channel by the mean and variance of its kept elements."""
-    dims = [dim for dim in range(call.value(0).rank) if dim != 1]
+    dims = tuple(dim for dim in range(call.value(0).rank) if dim != 1)
 
     def masked_batch_norm(
         mask: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *_: Any
     ) -> Any:
         return packed(_affine(_normal(x, mask, dims, eps), weight, bias, dim=1))
 
-    call.coupler.statistic((0,), tuple(dims), masked_batch_norm)
+    call.coupler.statistic((0,), dims, masked_batch_norm)
 
 
 # ---- layer norm ---------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def _present(call: OpCall, *positions: int) -> list[Value]:
     return [value for value in found if value is not None]
 
 
-def _normal(x: Tensor, mask: Tensor, dims: Any, eps: float) -> Tensor:
+def _normal(x: Tensor, mask: Tensor, dims: Dims, eps: float) -> Tensor:
     """Subtract the mean and divide by the root of the variance of the kept elements."""
     variance, mean = kept_variance(x, mask, dims, 0)
     return (x - mean) * torch.rsqrt(variance + eps)

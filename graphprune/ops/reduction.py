@@ -144,12 +144,16 @@ def middle(call: OpCall) -> Result:
 # ---- means and variances ------------------------------------------------------------------------
 
 
-@rule("aten.mean.dim", "aten.mean.default")
+@rule("aten.mean.dim", "aten.mean.default", "aten.nanmean.default")
 def averaging(call: OpCall) -> Value:
     """Mean: absent slices do not count."""
     dims, keepdim, dtype = _reduced(call), bool(call.named("keepdim")), call.named("dtype")
 
+    without_nan = call.name == "aten.nanmean.default"
+
     def masked_mean(mask: Tensor, x: Tensor, *_: Any) -> Tensor:
+        if without_nan:
+            x, mask = x.nan_to_num(nan=0.0), mask * ~x.isnan()
         mean = kept_mean(x if dtype is None else x.to(dtype), mask, dims)
         return mean if keepdim else mean.squeeze(dims)
 
@@ -167,7 +171,8 @@ def variance(call: OpCall) -> Value:
     moments = _moments(call, dims)
 
     def masked_variance(mask: Tensor, x: Tensor, *_: Any) -> Tensor:
-        return moments(mask, x)[0]
+        found: Tensor = moments(mask, x)[0]
+        return found
 
     call.coupler.statistic((0,), dims, masked_variance)
     return _reduce(call, dims)

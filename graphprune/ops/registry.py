@@ -150,8 +150,11 @@ def rewrite(*overloads: str) -> Callable[[Rewrite], Rewrite]:
 
 
 def rule_for(overload: str) -> Rule | None:
-    """Return the rule of an overload, if there is one."""
-    return _RULES.get(overload)
+    """Return the rule of an overload, if there is one.
+
+    An op that writes in place couples what the op of the same name without underscore does.
+    """
+    return _RULES.get(overload) or _RULES.get(overload.replace("_.", "."))
 
 
 def rewrite_for(overload: str) -> Rewrite | None:
