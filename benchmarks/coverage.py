@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing as mp
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ from zoo.worker import Task, work
 Values = dict[str, Any]
 
 _INTERRUPTED = 130
+
+_PATIENCE = 4
+"""Wall clock that a process may take, in units of its processor time."""
 
 # Imported once, by the process that all others are forked from.
 _PRELOADED = (
@@ -69,9 +73,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default="*", help="pattern of names, such as 'timm:vit*'")
     parser.add_argument("--family", choices=FAMILIES, action="append", help="repeatable")
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for one network")
+    parser.add_argument("--timeout", type=int, default=600, help="processor seconds a network")
     parser.add_argument(
-        "--torch-pruning-timeout", type=float, default=120, help="seconds that torch-pruning gets"
+        "--torch-pruning-timeout", type=int, default=120, help="the same for torch-pruning"
     )
     parser.add_argument("--memory", type=float, default=20, help="GiB for one network")
     parser.add_argument("--retry", action="store_true", help="repeat what was not exact")
@@ -130,14 +134,16 @@ class Run:
 
     def one(self, key: str) -> None:
         """Measure one network with both tools, each in a process of its own; write its row."""
-        begun = time.monotonic()
-        memory = int(self.options.memory * 2**30)
-        ours = Task(key, "graphprune", memory, onnx=not self.options.no_onnx)
+        begun, options = time.monotonic(), self.options
+        memory = int(options.memory * 2**30)
+        ours = Task(key, "graphprune", memory, options.timeout, onnx=not options.no_onnx)
         row: Values = {"name": key, "status": "failed"}
-        row |= in_process(ours, self.options.timeout)
-        if not self.options.no_torch_pruning and not self.stopping.is_set():
-            theirs = Task(key, "torch-pruning", memory, statistics=bool(row.get("statistics", 1)))
-            row["torch_pruning"] = in_process(theirs, self.options.torch_pruning_timeout)
+        row |= in_process(ours)
+        if not options.no_torch_pruning and not self.stopping.is_set():
+            statistics = bool(row.get("statistics", 1))
+            limit = options.torch_pruning_timeout
+            theirs = Task(key, "torch-pruning", memory, limit, statistics=statistics)
+            row["torch_pruning"] = in_process(theirs)
         self.write(row | {"seconds": round(time.monotonic() - begun, 1)})
 
     def write(self, row: Values) -> None:
@@ -161,20 +167,22 @@ def start_server(libraries: Sequence[str]) -> None:
     mp.get_context("forkserver").set_forkserver_preload([*_PRELOADED, *libraries])
 
 
-def in_process(task: Task, timeout: float) -> Values:
+def in_process(task: Task) -> Values:
     """Run one task; return what it told until it ended or was ended."""
     context = mp.get_context("forkserver")
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(task, writer))
     process.start()
     writer.close()
-    values = collected(reader, time.monotonic() + timeout)
+    # Processor time is what is limited; a process that waits for ever is ended some time, too.
+    values = collected(reader, time.monotonic() + _PATIENCE * task.seconds)
     late = values.pop("late", False)
     if late:
         process.kill()
-        values |= {"status": "timeout", "error": f"over {timeout:.0f} s"}
     process.join()
-    if process.exitcode and not late:
+    if late or process.exitcode == -signal.SIGXCPU:
+        values |= {"status": "timeout", "error": f"over {task.seconds} s"}
+    elif process.exitcode:
         values |= {"status": "failed", "error": f"the process ended with {process.exitcode}"}
     return values
 

@@ -22,6 +22,7 @@ class Task:
         network: Key of the network.
         tool: ``graphprune`` or ``torch-pruning``.
         memory: Limit in bytes.
+        seconds: Limit of processor time.
         onnx: Compare with ONNX where the network belongs to that subset.
         statistics: For torch-pruning: statistics run over prunable axes.
     """
@@ -29,6 +30,7 @@ class Task:
     network: str
     tool: str
     memory: int
+    seconds: int
     onnx: bool = True
     statistics: bool = False
 
@@ -37,6 +39,7 @@ def work(task: Task, writer: Connection) -> None:
     """Do one task and send the results, part by part as they come."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that reads the results decides
     resource.setrlimit(resource.RLIMIT_DATA, (task.memory, task.memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (task.seconds, resource.RLIM_INFINITY))
     warnings.simplefilter("ignore")
     network = find(task.network)
     if task.tool == "graphprune":
