@@ -75,7 +75,10 @@ def _merge_bundle(
     # Several factors of one operand (of a flattened tensor, say) hold side by side.
     kept = [item.factor for item in bundle]
     if len(labelled) > 1:
-        kept = [_united(coupler, bundle, sizes, dims)]
+        several = _several(bundle)
+        kept = several or [_united(coupler, bundle, sizes, dims)]
+        if several:
+            _choose(coupler, bundle, several)
     fixed = [size for operand, size in enumerate(sizes) if operand not in labelled]
     stays = frozenset(dim for dim in dims if any(size[dim] > 1 for size in fixed))
     return [_held(coupler, factor, stays) for factor in kept]
@@ -91,6 +94,24 @@ def _held(coupler: Coupler, factor: Factor, stays: frozenset[int]) -> Factor:
     for dim in hit:
         factor = coupler.collapse(factor, dim)
     return factor
+
+
+def _several(bundle: list[_Contribution]) -> list[Factor]:
+    """Return the factors of the one operand that has several where the others have one each."""
+    if len({item.dims for item in bundle}) > 1:
+        return []
+    by_operand: dict[int, list[Factor]] = {}
+    for item in bundle:
+        by_operand.setdefault(item.operand, []).append(item.factor)
+    several = [factors for factors in by_operand.values() if len(factors) > 1]
+    return several[0] if len(several) == 1 else []
+
+
+def _choose(coupler: Coupler, bundle: list[_Contribution], several: list[Factor]) -> None:
+    alone = [item.factor for item in bundle if all(item.factor is not f for f in several)]
+    for other in alone[1:]:
+        coupler.unite(alone[0], other)
+    coupler.choose(several, alone[0])
 
 
 def _united(

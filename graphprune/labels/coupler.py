@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from graphprune.labels.value import Factor, Value
+from graphprune.labels.value import Factor, Value, distinct
 
 ArgumentPath = tuple[int, ...]
 """Where an input stands in an op's arguments: position, then the position in its list, if any."""
@@ -46,6 +46,24 @@ class Span:
     wide: Factor
     op: str
     summed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Several factors of one axis meet a tensor that has one factor there.
+
+    An axis that is a flattened matrix may have lost both rows and columns; the columns of a weight
+    that reads it can follow only one of them. The others stay whole.
+
+    Args:
+        factors: The candidates, of equal shape.
+        follower: What follows one of them.
+        op: Where they meet.
+    """
+
+    factors: tuple[Factor, ...]
+    follower: Factor
+    op: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +105,7 @@ class Reports:
     n_atoms: int = 0
     unions: list[Union] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     pins: list[Pin] = field(default_factory=list)
     gates: list[Gate] = field(default_factory=list)
     statistics: list[Statistic] = field(default_factory=list)
@@ -121,7 +140,7 @@ class Coupler:
 
     def pin(self, atoms: Factor, reason: str) -> None:
         """Say that atoms may not be removed."""
-        self._reports.pins.append(Pin(np.unique(atoms), reason, self.op))
+        self._reports.pins.append(Pin(distinct(atoms), reason, self.op))
 
     def pin_value(self, value: Value, reason: str) -> None:
         """Pin every axis of a tensor."""
@@ -139,6 +158,10 @@ class Coupler:
     def span(self, narrow: Factor, wide: Factor) -> None:
         """Say that ``narrow`` is broadcast over the dims of ``wide`` along which it has size 1."""
         self._reports.spans.append(Span(narrow, wide, self.op))
+
+    def choose(self, factors: Sequence[Factor], follower: Factor) -> None:
+        """Say that ``follower`` can exist together with one of several factors of its axis."""
+        self._reports.choices.append(Choice(tuple(factors), follower, self.op))
 
     def sum_out(self, factor: Factor, dims: Collection[int]) -> Factor:
         """Sum a factor of several dims over some of them; return what remains along the others."""
@@ -162,8 +185,8 @@ class Coupler:
 
     def produce(self, factor: Factor) -> None:
         """Say that a weight's slices along this factor each compute one slice of the output."""
-        self._reports.produced.append(np.unique(factor))
+        self._reports.produced.append(distinct(factor))
 
     def consume(self, factor: Factor) -> None:
         """Say that a weight's slices along this factor each read one slice of the input."""
-        self._reports.consumed.append(np.unique(factor))
+        self._reports.consumed.append(distinct(factor))

@@ -6,8 +6,8 @@ where atoms vary along several dims the rows (or the columns, whichever leaves m
 united. Classes that cannot go at all are pinned, each with its reason.
 
 Where an op sums over one of two such dims (attention scores, over the columns of every head) the
-lines that remain are the first choice: whole heads. Where that leaves nothing to remove, or columns
-are asked for, the summed dim shrinks instead.
+lines that remain are the first choice: whole heads. Where that leaves nothing to remove, the summed
+dim shrinks instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from graphprune.labels.coupler import Pin, Reports, Span, Union
-from graphprune.labels.value import Factor, Value, varying
+from graphprune.labels.value import Factor, Value, distinct, varying
 
 Classes = npt.NDArray[np.int64]
 """Class of every entry along one axis."""
@@ -56,19 +56,16 @@ class Solution(Generic[Key]):
     settled: tuple[Union, ...] = ()
 
 
-def solve(reports: Reports, values: Mapping[Key, Value], *, columns: bool = False) -> Solution[Key]:
+def solve(reports: Reports, values: Mapping[Key, Value]) -> Solution[Key]:
     """Solve the reports of all rules.
 
     Args:
         reports: What the rules reported.
         values: Every tensor of the graph by any key.
-        columns: Where an op sums over one of two dims, that dim shrinks (columns of every head)
-            rather than the other (heads).
     """
-    summed = frozenset(k for k, span in enumerate(reports.spans) if span.summed)
-    solver = _solved(reports, values, summed if columns else frozenset())
+    solver = _solved(reports, values, frozenset())
     stuck = solver.stuck(reports.spans)
-    if stuck and not columns:
+    if stuck:
         other = _solved(reports, values, stuck)
         if other.n_units() > solver.n_units():
             solver = other
@@ -87,6 +84,7 @@ def _solved(reports: Reports, values: Mapping[Key, Value], by_columns: frozenset
         or solver.close(distinct)
         or solver.reconcile(values.values())
         or solver.settle()
+        or solver.choose()
     ):
         pass
     solver.pin_whole_axes(distinct)
@@ -107,8 +105,9 @@ class _Solver:
         self._left = [union.left.reshape(-1) for union in reports.unions]
         self._right = [union.right.reshape(-1) for union in reports.unions]
         self._pins = list(reports.pins)
+        self._choices = list(reports.choices)
         self._open = [span for span in reports.spans if not span.summed]
-        self._produced = np.unique(np.concatenate([np.zeros(0, np.int64), *reports.produced]))
+        self._produced = distinct(np.concatenate([np.zeros(0, np.int64), *reports.produced]))
         self.settled: list[Union] = []
         for k, span in enumerate(reports.spans):
             if span.summed and k in by_columns:
@@ -134,7 +133,7 @@ class _Solver:
 
     def _pin_narrow(self, span: Span) -> None:
         reason = "meets a tensor that shrinks along another of its dims"
-        self._pins.append(Pin(np.unique(span.narrow), reason, span.op))
+        self._pins.append(Pin(distinct(span.narrow), reason, span.op))
 
     def _components(self) -> None:
         empty = np.zeros(0, np.int64)
@@ -197,6 +196,27 @@ class _Solver:
             self._components()
         return changed
 
+    def choose(self) -> bool:
+        """Let what meets several factors follow the one with most units; whether any did."""
+        pinned = self.pinned_mask()
+
+        def n_units(factor: Factor) -> int:
+            present = distinct(self.class_of[factor])
+            return int((~pinned[present]).sum())
+
+        for choice in self._choices[:1]:
+            best = max(choice.factors, key=n_units)
+            self._unite_at(choice.op, best, choice.follower)
+            for other in choice.factors:
+                if other is not best:
+                    reason = "shares its axis with units of another kind"
+                    self._pins.append(Pin(distinct(other), reason, choice.op))
+        changed = bool(self._choices)
+        self._choices = self._choices[1:]
+        if changed:
+            self._components()
+        return changed
+
     def close(self, factors: list[Factor]) -> bool:
         """Unite rows or columns of factors that depend on several dims; whether any did."""
         changed = False
@@ -244,7 +264,7 @@ class _Solver:
         for factor in factors:
             classes = self.class_of[factor]
             if (classes == classes.flat[0]).all():
-                self._pins.append(Pin(np.unique(factor), "one unit fills the whole axis", CLOSURE))
+                self._pins.append(Pin(distinct(factor), "one unit fills the whole axis", CLOSURE))
 
     def axes(self, value: Value, pinned: npt.NDArray[np.bool_]) -> dict[int, Classes]:
         """Return the classes along every dim that a factor describes.
@@ -267,7 +287,7 @@ class _Solver:
         """Return the pins of every pinned class."""
         found: dict[int, list[Pin]] = {}
         for pin in self._pins:
-            for cls in np.unique(self.class_of[pin.atoms]).tolist():
+            for cls in distinct(self.class_of[pin.atoms]).tolist():
                 found.setdefault(cls, []).append(pin)
         return {cls: tuple(pins) for cls, pins in found.items()}
 
@@ -282,7 +302,7 @@ class _Solver:
 
     def n_units(self) -> int:
         """How many classes that a layer computes may go."""
-        present = np.unique(self.class_of[self._produced])
+        present = distinct(self.class_of[self._produced])
         return int((~self.pinned_mask()[present]).sum())
 
     def pinned_mask(self) -> npt.NDArray[np.bool_]:

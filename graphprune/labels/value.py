@@ -54,6 +54,16 @@ def varying(factor: Factor) -> tuple[int, ...]:
     return tuple(dim for dim, size in enumerate(factor.shape) if size > 1)
 
 
+def distinct(atoms: Factor) -> Factor:
+    """Return the atoms that occur, ascending; for large weights much faster than sorting."""
+    if not atoms.size:
+        return atoms.reshape(-1)
+    first = atoms.min()
+    occurs = np.zeros(int(atoms.max() - first) + 1, bool)
+    occurs[atoms.reshape(-1) - first] = True
+    return np.flatnonzero(occurs) + first
+
+
 def squeeze_constant(factor: Factor) -> Factor:
     """Shrink to size 1 every dim along which the atoms do not change."""
     for dim, size in enumerate(factor.shape):

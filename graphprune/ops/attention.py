@@ -24,8 +24,9 @@ def attention(call: OpCall) -> Value:
     query, key, value, mask = (call.value(0), call.value(1), call.value(2), call.optional(3))
     if call.get(7, False):
         key, value = (_repeat_heads(tensor, query) for tensor in (key, value))
-    if query.shape[:-2] != key.shape[:-2]:
-        raise UnsupportedCall("queries and keys of different batch or heads")
+    leading = np.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+    if query.shape[:-2] != leading:
+        raise UnsupportedCall("queries are broadcast over the batch or heads of keys")
     for tensor in (key, value):
         for factor in tensor.along(tensor.rank - 2):
             call.coupler.pin(factor, "tokens that attention sums over")

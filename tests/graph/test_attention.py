@@ -118,6 +118,13 @@ class OneSharedHead(Attention):
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
 
+class BroadcastHead(OneSharedHead):
+    """The same by broadcasting."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+
 class FixedBias(Attention):
     """A bias of fixed numbers per head keeps all heads: columns go instead."""
 
@@ -183,6 +190,7 @@ FORMS: dict[str, tuple[type[Attention], dict[str, int]]] = {
     "expanded keys": (ExpandedKeys, {"q.weight": HEADS // 2}),
     # The one head of keys has columns only, and the same columns of all queries go with them.
     "one shared head": (OneSharedHead, {"q.weight": HEAD, "v.weight": HEAD}),
+    "broadcast head": (BroadcastHead, {"q.weight": HEAD, "v.weight": HEAD}),
     # Columns of queries and keys, and columns of values.
     "fixed bias": (FixedBias, {"q.weight": HEAD, "v.weight": HEAD}),
     # Heads of scores, heads after the mix, heads of weights with those of values.
@@ -199,3 +207,18 @@ def test_attention_is_exact_and_grouped_as_by_hand(name: str, ratio: float) -> N
     assert {group.name: len(group) for group in graph.groups} == groups
     assert not graph.unknown_ops
     assert_samplewise(graph)
+
+
+def test_bilinear_pooling_prunes_the_larger_side() -> None:
+    """An outer product, flattened: rows or columns can go, for the reader has one axis for both."""
+
+    class Bilinear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.out = nn.Linear(6, 3), nn.Linear(6, 5), nn.Linear(15, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out((self.a(x)[:, :, None] * self.b(x)[:, None]).flatten(1))
+
+    graph = assert_exact(Bilinear(), (torch.randn(2, 6),), ratio=0.5)
+    assert {group.name: len(group) for group in graph.groups} == {"b.weight": 5}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from graphprune.labels.coupler import Coupler, Reports
 from graphprune.labels.solve import Solution, solve
@@ -110,15 +109,12 @@ def test_what_is_summed_leaves_whole_rows() -> None:
     assert not found.pins
 
 
-@pytest.mark.parametrize("columns", [True, False])
-def test_columns_go_where_rows_cannot_or_where_asked_for(columns: bool) -> None:
+def test_columns_go_where_rows_cannot() -> None:
     reports = Reports(n_atoms=8, produced=[np.arange(8)])
     coupler = Coupler("op", reports)
     scores = coupler.sum_out(table(2, 4), [1])
-    if not columns:
-        coupler.pin(scores, "for a test")
-    values = {"x": Value((2, 4), (table(2, 4),)), "y": Value((2, 1), (scores,))}
-    found = solve(reports, values, columns=columns)
+    coupler.pin(scores, "for a test")
+    found = solved(reports, x=Value((2, 4), (table(2, 4),)), y=Value((2, 1), (scores,)))
     assert set(found.axes["x"]) == {1}
     assert np.unique(found.axes["x"][1]).size == 4
     assert not set(found.axes["x"][1].tolist()) & set(found.pins)
@@ -152,3 +148,17 @@ def test_rows_are_held_together_by_a_table_that_stays() -> None:
     found = solved(reports, x=Value((4, 2), (table(4, 2),)))
     assert set(found.axes["x"]) == {1}
     assert not set(found.axes["x"][1].tolist()) & set(found.pins)
+
+
+def test_what_meets_rows_and_columns_follows_those_that_are_more() -> None:
+    """A matrix that lost both, flattened, and a weight with one factor over it."""
+    reports = Reports(n_atoms=11)
+    rows, columns, weight = (
+        np.repeat(np.arange(2), 3),
+        np.tile(np.arange(2, 5), 2),
+        np.arange(5, 11),
+    )
+    Coupler("op", reports).choose([rows, columns], weight)
+    found = solved(reports, x=Value((6,), (rows, columns)), w=Value((6,), (weight,)))
+    assert found.class_of[weight].tolist() == found.class_of[columns].tolist()
+    assert set(found.class_of[:2].tolist()) == set(found.pins)
