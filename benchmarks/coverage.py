@@ -61,9 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(page(rows))
         return 0
-    done = {row["name"] for row in rows if not options.retry or is_good(row)}
+    done = {row["name"] for row in rows if is_good(row) or not options.retry}
     chosen = networks(options.family or FAMILIES, options.only)
-    return Run(options).measure([network for network in chosen if network.key not in done])
+    waiting = [network for network in chosen if options.again or network.key not in done]
+    return Run(options).measure(waiting)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -79,6 +80,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--memory", type=float, default=20, help="GiB for one network")
     parser.add_argument("--retry", action="store_true", help="repeat what was not exact")
+    parser.add_argument("--again", action="store_true", help="repeat what is there, too")
     parser.add_argument("--no-torch-pruning", action="store_true", help="graphprune alone")
     parser.add_argument("--no-onnx", action="store_true", help="leave ONNX files out")
     parser.add_argument("--table", action="store_true", help="print the table and stop")
