@@ -82,9 +82,9 @@ def _solved(reports: Reports, values: Mapping[Key, Value], by_columns: frozenset
         solver.follow()
         or solver.hold()
         or solver.close(distinct)
+        or solver.choose()
         or solver.reconcile(values.values())
         or solver.settle()
-        or solver.choose()
     ):
         pass
     solver.pin_whole_axes(distinct)

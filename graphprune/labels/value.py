@@ -61,7 +61,8 @@ def distinct(atoms: Factor) -> Factor:
     first = atoms.min()
     occurs = np.zeros(int(atoms.max() - first) + 1, bool)
     occurs[atoms.reshape(-1) - first] = True
-    return np.flatnonzero(occurs) + first
+    found: Factor = np.flatnonzero(occurs) + first
+    return found
 
 
 def squeeze_constant(factor: Factor) -> Factor:
