@@ -54,15 +54,18 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         example_inputs: Positional inputs; tensors have the batch as their first dim.
 
     Raises:
-        TraceError: ``torch.export`` refuses the model, it writes through a view, or a name in it
-            is not one that can be written into generated code.
+        TraceError: ``torch.export`` refuses the model, it writes in place where that cannot be
+            followed, a name in it is not one that can be written into generated code, or the trace
+            computes something else than the model.
     """
     check_names(model)
     inputs = _with_batch_of_two(tuple(example_inputs))
-    program, dynamic = export_program(_evaluation_copy(model), inputs)
+    evaluated = _evaluation_copy(model)
+    program, dynamic = export_program(evaluated, inputs)
     module = _functional_module(program)
     restore_batch_norms(module)
     name_shuffles(module)
+    _require_same_function(evaluated, module, inputs)
     return TracedProgram(
         module=module,
         example_inputs=inputs,
@@ -71,6 +74,35 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         unused=_unused(module),
         batch_size=_batch_size(inputs),
     )
+
+
+def _require_same_function(
+    model: nn.Module, traced: fx.GraphModule, inputs: tuple[Any, ...]
+) -> None:
+    """Check that the traced network computes what the model computes.
+
+    All later checks compare with the traced network, so a fault in tracing would escape them.
+
+    Raises:
+        TraceError: It does not.
+    """
+    with torch.no_grad():
+        expected, found = (
+            # A forward may write into its input.
+            pytree.tree_leaves(form(*pytree.tree_map_only(torch.Tensor, torch.clone, inputs)))
+            for form in (model, traced)
+        )
+    for ours, theirs in zip(expected, found, strict=True):
+        if not isinstance(ours, torch.Tensor) or not ours.is_floating_point():
+            continue
+        allowed = 1e-4 * float(ours.abs().max()) if ours.numel() else 0.0
+        if theirs.shape != ours.shape or not torch.allclose(
+            theirs, ours, rtol=0, atol=allowed, equal_nan=True
+        ):
+            raise TraceError(
+                f"the traced network differs from {type(model).__name__} on the same inputs",
+                hint="make its forward deterministic in evaluation mode",
+            )
 
 
 def _functional_module(program: ExportedProgram) -> fx.GraphModule:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import export
 
@@ -170,3 +171,10 @@ def test_the_input_is_not_written_to() -> None:
     graph = trace(Eager(), inputs)
     assert torch.equal(inputs[0], before)
     assert graph.n_units == 5
+
+
+def test_a_trace_that_computes_something_else_is_refused() -> None:
+    """Dropout that is always on differs from call to call."""
+    noisy = Written(lambda x: F.dropout(x, training=True))
+    with pytest.raises(TraceError, match="the traced network differs from Written"):
+        trace(noisy, (torch.randn(2, 3, 4, 4),))
