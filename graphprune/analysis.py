@@ -107,6 +107,14 @@ def returns_several(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), (list, tuple))
 
 
+def symbolic_dims(node: fx.Node) -> frozenset[int]:
+    """Return the dims of a node's (first) result whose size varies with the batch."""
+    made = node.meta.get("val")
+    first = made[0] if isinstance(made, (list, tuple)) and made else made
+    sizes = first.shape if isinstance(first, torch.Tensor) else ()
+    return frozenset(dim for dim, size in enumerate(sizes) if isinstance(size, torch.SymInt))
+
+
 class _Walk:
     def __init__(self, program: TracedProgram, unpinned: frozenset[int]) -> None:
         self._unpinned = unpinned
@@ -226,7 +234,7 @@ class _Walk:
         if rule is None:
             return self._pin_inputs(coupler, overload, f"no rule for {overload}", shapes, inputs)
         read = _results_read(node, len(shapes))
-        call = OpCall(coupler, self._arguments(node), shapes, read, overload)
+        call = OpCall(coupler, self._arguments(node), shapes, read, overload, symbolic_dims(node))
         try:
             return _checked(rule(call), shapes)
         except UnsupportedCall as error:

@@ -20,6 +20,7 @@ from graphprune.batchnorms import restore_batch_norms
 from graphprune.errors import TraceError, first_line
 from graphprune.inlining import inline_regions
 from graphprune.shuffles import name_shuffles
+from graphprune.strides import drop_identity_strides
 
 BATCH = "batch"
 MAX_BATCH = 1 << 16
@@ -65,6 +66,7 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
     module = _functional_module(program)
     restore_batch_norms(module)
     name_shuffles(module)
+    drop_identity_strides(module)
     _require_same_function(evaluated, module, inputs)
     return TracedProgram(
         module=module,

@@ -81,15 +81,20 @@ def _merge_bundle(
             _choose(coupler, bundle, several)
     fixed = [size for operand, size in enumerate(sizes) if operand not in labelled]
     stays = frozenset(dim for dim in dims if any(size[dim] > 1 for size in fixed))
-    return [_held(coupler, factor, stays) for factor in kept]
+    held = (_held(coupler, factor, stays) for factor in kept)
+    return [factor for factor in held if factor is not None]
 
 
-def _held(coupler: Coupler, factor: Factor, stays: frozenset[int]) -> Factor:
-    """Keep the dims ``stays`` of a factor whole: only what lies across them can still go."""
+def _held(coupler: Coupler, factor: Factor, stays: frozenset[int]) -> Factor | None:
+    """Keep the dims ``stays`` of a factor whole: only what lies across them can still go.
+
+    A factor along such dims alone says nothing any more: a dim without one has a fixed size.
+    """
     hit = [dim for dim in varying(factor) if dim in stays]
     if len(hit) == len(varying(factor)):
         if hit:
             coupler.pin(factor, "combined element-wise with an axis of fixed size")
+            return None
         return factor
     for dim in hit:
         factor = coupler.collapse(factor, dim)

@@ -7,7 +7,7 @@ depend on the place: nothing in it can be removed.
 from __future__ import annotations
 
 from graphprune.labels.value import Value
-from graphprune.ops.passing import across
+from graphprune.ops.passing import across, fresh_along
 from graphprune.ops.registry import OpCall, rewrite, rule
 from graphprune.ops.resize import Resize
 
@@ -27,15 +27,9 @@ def filling(call: OpCall) -> Value:
 
     The tensor that ``new_zeros`` and its like are called on lends its dtype and device only.
     """
-    rank = len(call.shape)
-    return Value(
-        call.shape,
-        tuple(
-            call.coupler.fresh(size).reshape([-1 if k == dim else 1 for k in range(rank)])
-            for dim, size in enumerate(call.shape)
-            if size > 1
-        ),
-    )
+    # Without the batch it is a mask or a table, which spans positions.
+    dims = range(len(call.shape)) if call.symbolic else ()
+    return fresh_along(call, [dim for dim in dims if dim not in call.symbolic])
 
 
 @rewrite(*_FILLED, *_EMPTY)

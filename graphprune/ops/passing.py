@@ -1,4 +1,4 @@
-"""What passes an op that works along some dims only: everything across them."""
+"""What passes an op that works along some dims only, and what has no labels yet."""
 
 from __future__ import annotations
 
@@ -24,3 +24,18 @@ def across(call: OpCall, value: Value, dims: Collection[int], reason: str) -> tu
             factor = call.coupler.collapse(factor, dim)  # noqa: PLW2901 - narrowed step by step
         passed.append(factor)
     return tuple(passed)
+
+
+def fresh_along(call: OpCall, dims: Collection[int]) -> Value:
+    """Return the result of an op whose slices along ``dims`` are all alike: any of them can go."""
+    rank = len(call.shape)
+    return Value(
+        call.shape,
+        tuple(
+            call.coupler.fresh(call.shape[dim]).reshape(
+                [-1 if k == dim else 1 for k in range(rank)]
+            )
+            for dim in dims
+            if call.shape[dim] > 1
+        ),
+    )

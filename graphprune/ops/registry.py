@@ -48,6 +48,7 @@ class OpCall:
         shapes: Shape of every result; one entry for an op that returns one tensor.
         read: Whether anything reads each result.
         name: The overload, for rules that serve several.
+        symbolic: Dims of the first result whose size varies with the batch.
     """
 
     coupler: Coupler
@@ -55,6 +56,7 @@ class OpCall:
     shapes: tuple[Shape, ...]
     read: tuple[bool, ...] = (True,)
     name: str = ""
+    symbolic: frozenset[int] = frozenset()
 
     @property
     def shape(self) -> Shape:

@@ -9,6 +9,7 @@ import torch
 
 from graphprune.labels.algebra import expand, merge
 from graphprune.labels.value import Factor, Shape, Value, lift, permute, reshape
+from graphprune.ops.passing import fresh_along
 from graphprune.ops.registry import OpCall, UnsupportedCall, rewrite, rule
 from graphprune.ops.resize import Resize
 
@@ -160,14 +161,11 @@ def expanding(call: OpCall) -> Value:
 
 
 def _copies(call: OpCall, shape: Shape) -> Value:
-    """Give every dim along which a tensor is copied atoms of its own."""
+    """Let the copies along a dim of a tensor go one by one, if it is copied along one dim only."""
     before = (1,) * (len(call.shape) - len(shape)) + shape
-    factors = tuple(
-        call.coupler.fresh(size).reshape([-1 if k == dim else 1 for k in range(len(before))])
-        for dim, size in enumerate(call.shape)
-        if size > 1 and before[dim] == 1
-    )
-    return Value(call.shape, factors)
+    grown = [dim for dim, size in enumerate(before) if size == 1 < call.shape[dim]]
+    listed = [dim for dim in grown if dim not in call.symbolic]
+    return fresh_along(call, listed if len(listed) == 1 else [])
 
 
 @rule("aten.expand_as.default")
