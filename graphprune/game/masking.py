@@ -191,6 +191,9 @@ class _Gating:
                     continue
                 self._attributes[str(node.target)] = _attribute(self._graph.program.module, node)
             made = self._copied[node] = self._new.node_copy(node, self._copied.__getitem__)
+            if made.target is torch.ops.aten.view.default:
+                # Masked kernels may lay a tensor out in memory in another way than their op does.
+                made.target = torch.ops.aten.reshape.default
             for path, dim, units in gates.get(node.name, ()):
                 self._gate_input(node, made, path, dim, units)
             # Last, since the mask becomes the first argument.
