@@ -76,7 +76,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
     parser.add_argument("--timeout", type=int, default=600, help="processor seconds a network")
     parser.add_argument(
-        "--torch-pruning-timeout", type=int, default=120, help="the same for torch-pruning"
+        "--torch-pruning-timeout", type=int, default=60, help="the same for torch-pruning"
     )
     parser.add_argument("--memory", type=float, default=20, help="GiB for one network")
     parser.add_argument("--retry", action="store_true", help="repeat what was not exact")
