@@ -32,8 +32,8 @@ class Cost:
     Args:
         units: Prunable units that are kept.
         params: Entries of all parameters that the forward reads (buffers do not count).
-        macs: Multiply-accumulates of convolutions, matrix products and attention, for one sample;
-            biases, norms and activations do not count.
+        macs: Multiply-accumulates of convolutions, matrix products, recurrent layers and attention,
+            for one sample; biases, norms and activations do not count.
     """
 
     units: int
@@ -189,6 +189,10 @@ def _transposed_convolution(graph: DependencyGraph, node: fx.Node) -> Iterator[l
     yield [*_input_axes(graph, node, 0), *_input_axes(graph, node, 1)[1:]]
 
 
+def _general_convolution(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
+    yield from (_transposed_convolution if node.args[6] else _convolution)(graph, node)
+
+
 def _matrix_product(left: int) -> _Count:
     def count(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
         yield [*_axes_of(graph, node), _input_axes(graph, node, left)[-1]]
@@ -218,6 +222,31 @@ def _einsum(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
     yield list(axes.values())
 
 
+def _tensordot(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
+    left, right = _input_axes(graph, node, 0), _input_axes(graph, node, 1)
+    summed = node.args[3] if len(node.args) > 2 else [-1]
+    gone = {int(dim) % len(right) for dim in summed}  # type: ignore[union-attr, arg-type]
+    yield [*left, *(axis for dim, axis in enumerate(right) if dim not in gone)]
+
+
+def _bilinear(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
+    yield [*_input_axes(graph, node, 0)[:-1], *_input_axes(graph, node, 2)]
+
+
+def _cell(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
+    for position in (2, 3):
+        yield [*_input_axes(graph, node, 0)[:-1], *_input_axes(graph, node, position)]
+
+
+def _recurrence(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
+    """Every step multiplies with both matrices of every layer and direction."""
+    weights = [weight for weight in node.args[2] if isinstance(weight, fx.Node)]  # type: ignore[union-attr]
+    for weight in weights:
+        axes = _axes_of(graph, weight)
+        if len(axes) == 2:
+            yield [*_input_axes(graph, node, 0)[:-1], *axes]
+
+
 _Count = Callable[[DependencyGraph, fx.Node], Iterator[list[_Axis]]]
 
 _COUNTED: dict[str, _Count] = {
@@ -225,8 +254,13 @@ _COUNTED: dict[str, _Count] = {
     "aten.conv_transpose1d.default": _transposed_convolution,
     "aten.conv_transpose2d.input": _transposed_convolution,
     "aten.conv_transpose3d.input": _transposed_convolution,
+    **{f"aten.{name}.default": _general_convolution for name in ("convolution", "_convolution")},
     **{f"aten.{name}.default": _matrix_product(0) for name in ("linear", "matmul", "mm", "bmm")},
     **{f"aten.{name}.default": _matrix_product(1) for name in ("addmm", "baddbmm")},
+    **{f"aten.{name}.default": _tensordot for name in ("tensordot", "inner")},
+    "aten.bilinear.default": _bilinear,
+    **{f"aten.{name}_cell.default": _cell for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
+    **{f"aten.{name}.input": _recurrence for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     "aten.scaled_dot_product_attention.default": _attention,
     "aten.einsum.default": _einsum,
 }
