@@ -15,7 +15,7 @@ it multiplies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from torch import fx
@@ -34,6 +34,9 @@ _PRODUCTS = {
 the product."""
 
 
+Dims = Collection[int]
+
+
 class UnitKinds:
     """Tells what the units of one network's groups are.
 
@@ -46,10 +49,9 @@ class UnitKinds:
         self._in_heads = np.zeros(graph.n_units, bool)
         self._in_columns = np.zeros(graph.n_units, bool)
         self._convolved = frozenset(self._weights_of_convolutions())
-        for operand in self._operands():
-            rank = graph.rank(operand)
+        for operand, repeated in self._operands():
             for dim, units in graph.axes.get((operand.name, None), {}).items():
-                marks = self._in_heads if dim < rank - 2 else self._in_columns
+                marks = self._in_heads if dim in repeated else self._in_columns
                 marks[units[units >= 0]] = True
 
     def of(self, group: PruningGroup) -> str:
@@ -63,14 +65,33 @@ class UnitKinds:
             return "channel group"
         return "channel" if group.parameter in self._convolved else "feature"
 
-    def _operands(self) -> Iterator[fx.Node]:
-        """Yield the activations that enter a product with another activation."""
+    def _operands(self) -> Iterator[tuple[fx.Node, Dims]]:
+        """Yield the activations that enter a product with another, and dims that it runs over."""
         for node in self._graph.nodes.values():
-            places = _PRODUCTS.get(overload_name(node)) if node.op == "call_function" else None
-            if places is not None:
-                operands = [self._graph.input_node(node.name, (place,)) for place in places]
-                if not any(self._is_constant(operand) for operand in operands):
-                    yield from operands
+            overload = overload_name(node) if node.op == "call_function" else ""
+            if overload == "aten.einsum.default":
+                found = self._of_einsum(node)
+            else:
+                places = ((place,) for place in _PRODUCTS.get(overload, ()))
+                operands = [self._graph.input_node(node.name, path) for path in places]
+                found = [(made, range(self._graph.rank(made) - 2)) for made in operands]
+            if not any(self._is_constant(made) for made, _ in found):
+                yield from found
+
+    def _of_einsum(self, node: fx.Node) -> list[tuple[fx.Node, Dims]]:
+        """Return the two operands; the product runs over letters that both and the result have."""
+        inputs, _, output = str(node.args[0]).replace(" ", "").partition("->")
+        terms = inputs.split(",")
+        if len(terms) != 2 or "." in inputs:
+            return []
+        shared = set(terms[0]) & set(terms[1]) & set(output)
+        return [
+            (
+                self._graph.input_node(node.name, (1, place)),
+                [dim for dim, letter in enumerate(term) if letter in shared],
+            )
+            for place, term in enumerate(terms)
+        ]
 
     def _is_constant(self, node: fx.Node) -> bool:
         return self._graph.analysis.values[node.name, None].constant
