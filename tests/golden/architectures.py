@@ -99,7 +99,8 @@ ARCHITECTURES = {
         units=32
         + (16 + 24 + 32 + 64 + 96 + 160 + 320)
         + 6 * (16 + 24 + 24 + 2 * 32 + 32 + 3 * 64 + 64 + 2 * 96 + 96 + 2 * 160 + 160)
-        + 1280
+        + 1280,
+        slow=True,
     ),
     # Stem with the first block's depthwise convolution; streams; expansions; squeezes (a quarter
     # of the expansion, to a multiple of 8); last convolution and hidden linear layer.
@@ -117,7 +118,8 @@ ARCHITECTURES = {
         + (16 + 24 + 40 + 48 + 96 + 160)
         + 3 * (8 + 2 * 16 + 16 + 2 * 24)
         + 6 * (24 + 2 * 40 + 40 + 48 + 48 + 3 * 96 + 96)
-        + 1280
+        + 1280,
+        slow=True,
     ),
     # As MobileNet v2, and in every block a squeeze to a quarter of what enters it.
     "efficientnet_b0": Architecture(
@@ -131,7 +133,9 @@ ARCHITECTURES = {
     # Stem and four streams. Channel groups of 16: of 2, 4 and 10 the columns go, 16 before and 16
     # behind the grouped convolution; 25 go whole.
     "regnet_x_400mf": Architecture(
-        units=32 + (32 + 64 + 160 + 400) + (1 + 2 + 7) * (16 + 16) + 12 * 25, rival=_GROUPED
+        units=32 + (32 + 64 + 160 + 400) + (1 + 2 + 7) * (16 + 16) + 12 * 25,
+        slow=True,
+        rival=_GROUPED,
     ),
     # Channel groups of 8: of 6 the columns go, 13, 26 and 55 go whole; and squeezes to a quarter of
     # what enters a block.
