@@ -111,8 +111,13 @@ def _lower_squeeze(node: fx.Node) -> None:
     assert isinstance(x, fx.Node)
     assert isinstance(dims, (list, tuple))
     # From the last dim to the first, so that the places of those still to come stay.
-    rank = x.meta["val"].dim()
-    rest = sorted((dim % rank for dim in dims if isinstance(dim, int)), reverse=True)
+    sizes = x.meta["val"].shape
+    listed = (dim % len(sizes) for dim in dims if isinstance(dim, int))
+    # In ONNX the rank is fixed: a batch of one stays, though torch would drop it.
+    rest = sorted((dim for dim in listed if isinstance(sizes[dim], int)), reverse=True)
+    if not rest:
+        node.target, node.args = _aten.alias.default, (x,)
+        return
     for dim in rest[:-1]:
         with node.graph.inserting_before(node):
             squeezed = node.graph.call_function(_aten.squeeze.dim, (x, dim))

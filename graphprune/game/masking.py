@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,11 @@ def apply_gate(x: Tensor, gate: Tensor) -> Tensor:
     return x * gate.to(x.dtype)
 
 
+def without_batch(gate: Tensor, x: Tensor, batch_dim: int) -> Tensor:
+    """Drop the dim of the batch from a gate, if ``x`` has lost its batch of one to a squeeze."""
+    return gate.squeeze(batch_dim) if gate.dim() > x.dim() else gate
+
+
 def multiply_masks(left: Tensor, right: Tensor) -> Tensor:
     """Combine the masks of two axes."""
     return left * right
@@ -237,6 +243,7 @@ class _Gating:
                 mask = (
                     laid if mask is None else self._new.call_function(multiply_masks, (mask, laid))
                 )
+            mask = self._fitted(mask, source) if mask is not None else None
         count = len(made.target._schema.arguments)  # type: ignore[union-attr]
         arguments = tuple(argument(made, position) for position in range(count))
         made.target = kernel
@@ -248,7 +255,7 @@ class _Gating:
         source = self._graph.input_node(node.name, path)
         rank = self._graph.rank(source)
         with self._new.inserting_before(made):
-            laid = self._lay(source, dim % rank, units)
+            laid = self._fitted(self._lay(source, dim % rank, units), source)
             gated = self._new.call_function(apply_gate, (_at(made.args, path), laid))
         made.args = _replaced(made.args, path, gated)
 
@@ -266,6 +273,18 @@ class _Gating:
                 lay_gates, (self._gates, self._index(index), *key[1:])
             )
         return self._laid[key]
+
+    def _fitted(self, gate: fx.Node, source: fx.Node) -> fx.Node:
+        place = self._place(source)
+        if not self._squeezes or place is None:
+            return gate
+        return self._new.call_function(without_batch, (gate, self._copied[source], place[0]))
+
+    @cached_property
+    def _squeezes(self) -> bool:
+        """Whether the network drops a batch of one somewhere."""
+        nodes = self._graph.nodes.values()
+        return any(node.target is torch.ops.aten.squeeze.default for node in nodes)
 
     def _place(self, source: fx.Node) -> Place | None:
         place = self._graph.batch_place(source)

@@ -50,7 +50,7 @@ def neutral(overload: str, dims: Dims, fill: float, *, reduces: bool = True) -> 
 
     Args:
         overload: The op; its first argument is the tensor.
-        dims: Along which it takes its statistic.
+        dims: Along which it takes its statistic, counted from the end.
         fill: The neutral number.
         reduces: The op does not return a tensor of the input's shape; if it does, absent places of
             the result read 0.

@@ -90,11 +90,12 @@ def native_layer_norm(call: OpCall) -> tuple[Value, ...]:
 
 def _layer_norm(call: OpCall, packed: _Packing) -> Value:
     dims, eps = _last_dims(call), float(call.get(4))
+    along = call.from_end(dims)
 
     def masked_layer_norm(
         mask: Tensor, x: Tensor, _: Any, weight: Tensor | None, bias: Tensor | None, *__: Any
     ) -> Any:
-        return packed(_affine(_normal(x, mask, dims, eps), weight, bias))
+        return packed(_affine(_normal(x, mask, along, eps), weight, bias))
 
     call.coupler.statistic((0,), dims, masked_layer_norm)
     return merge(call.coupler, [call.value(0), *_present(call, 2, 3)], call.shape)
@@ -114,10 +115,11 @@ def fused_rms_norm(call: OpCall) -> tuple[Value, ...]:
 
 def _rms_norm(call: OpCall, packed: _Packing) -> Value:
     dims, eps = _last_dims(call), call.get(3)
+    along = call.from_end(dims)
 
     def masked_rms_norm(mask: Tensor, x: Tensor, _: Any, weight: Tensor | None, *__: Any) -> Any:
         epsilon = torch.finfo(x.dtype).eps if eps is None else eps
-        scaled = x * torch.rsqrt(kept_mean(x.square(), mask, dims) + epsilon)
+        scaled = x * torch.rsqrt(kept_mean(x.square(), mask, along) + epsilon)
         return packed(_affine(scaled, weight, None))
 
     call.coupler.statistic((0,), dims, masked_rms_norm)

@@ -47,7 +47,7 @@ def running_extreme(call: OpCall) -> tuple[Value, ...]:
 def _run(call: OpCall, fill: float) -> Value:
     value = call.value(0)
     dims = (int(call.get(1)) % max(value.rank, 1),)
-    call.coupler.statistic((0,), dims, neutral(call.name, dims, fill, reduces=False))
+    call.coupler.statistic((0,), dims, neutral(call.name, call.from_end(dims), fill, reduces=False))
     return call.like(value)
 
 

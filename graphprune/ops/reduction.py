@@ -83,7 +83,7 @@ _NEUTRAL = {
 def reducing(call: OpCall) -> Value:
     """Maximum, product and the like: absent slices count as a number that changes nothing."""
     dims = _reduced(call)
-    call.coupler.statistic((0,), dims, neutral(call.name, dims, _NEUTRAL[call.name]))
+    call.coupler.statistic((0,), dims, neutral(call.name, call.from_end(dims), _NEUTRAL[call.name]))
     return _reduce(call, dims)
 
 
@@ -96,7 +96,9 @@ def largest_and_where(call: OpCall) -> tuple[Value, ...]:
     dims = _reduced(call)
     if call.read[1]:
         _pin_along(call, dims, "the place of a maximum along this axis is used")
-    call.coupler.statistic((0,), dims, neutral(call.name, dims, _EXTREMES[call.name]))
+    call.coupler.statistic(
+        (0,), dims, neutral(call.name, call.from_end(dims), _EXTREMES[call.name])
+    )
     found = _reduce(call, dims)
     return found, found
 
@@ -105,11 +107,12 @@ def largest_and_where(call: OpCall) -> tuple[Value, ...]:
 def smallest_and_largest(call: OpCall) -> tuple[Value, ...]:
     """Minimum and maximum at once."""
     dims, keepdim = _reduced(call), bool(call.named("keepdim"))
-    least = neutral("aten.amin.default", dims, math.inf)
-    most = neutral("aten.amax.default", dims, -math.inf)
+    along = call.from_end(dims)
+    least = neutral("aten.amin.default", along, math.inf)
+    most = neutral("aten.amax.default", along, -math.inf)
 
     def masked_aminmax(mask: Tensor, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        return least(mask, x, dims, keepdim), most(mask, x, dims, keepdim)
+        return least(mask, x, along, keepdim), most(mask, x, along, keepdim)
 
     call.coupler.statistic((0,), dims, masked_aminmax)
     found = _reduce(call, dims)
@@ -149,13 +152,13 @@ def averaging(call: OpCall) -> Value:
     """Mean: absent slices do not count."""
     dims, keepdim, dtype = _reduced(call), bool(call.named("keepdim")), call.named("dtype")
 
-    without_nan = call.name == "aten.nanmean.default"
+    along, without_nan = call.from_end(dims), call.name == "aten.nanmean.default"
 
     def masked_mean(mask: Tensor, x: Tensor, *_: Any) -> Tensor:
         if without_nan:
             x, mask = x.nan_to_num(nan=0.0), mask * ~x.isnan()
-        mean = kept_mean(x if dtype is None else x.to(dtype), mask, dims)
-        return mean if keepdim else mean.squeeze(dims)
+        mean = kept_mean(x if dtype is None else x.to(dtype), mask, along)
+        return mean if keepdim else mean.squeeze(along)
 
     call.coupler.statistic((0,), dims, masked_mean)
     return _reduce(call, dims)
@@ -190,16 +193,16 @@ def variance_and_mean(call: OpCall) -> tuple[Value, ...]:
 def _moments(call: OpCall, dims: tuple[int, ...]) -> MaskedKernel:
     """Return the kernel for variance (or its root) and mean over the kept elements."""
     keepdim, root = bool(call.named("keepdim")), call.name.startswith("aten.std")
-    given = call.named("correction", call.named("unbiased", True))
-    correction = float(given)
+    correction = float(call.named("correction", call.named("unbiased", True)))
+    along = call.from_end(dims)
 
     def masked_moments(mask: Tensor, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        variance, mean = kept_variance(x, mask, dims, correction)
+        variance, mean = kept_variance(x, mask, along, correction)
         if root:
             # The root's derivative is infinite at 0, where torch takes it for 0.
             roots = torch.where(variance == 0, 1, variance).sqrt()
             variance = torch.where(variance == 0, 0, roots)
-        return (variance, mean) if keepdim else (variance.squeeze(dims), mean.squeeze(dims))
+        return (variance, mean) if keepdim else (variance.squeeze(along), mean.squeeze(along))
 
     return masked_moments
 

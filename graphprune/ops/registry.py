@@ -106,6 +106,13 @@ class OpCall:
         listed = given if isinstance(given, Sequence) else [given]
         return tuple(sorted(int(dim) % rank for dim in listed))
 
+    def from_end(self, dims: Sequence[int]) -> tuple[int, ...]:
+        """Count dims of the first tensor from the end, as masked kernels have to.
+
+        When they run, a batch of one may have been squeezed away.
+        """
+        return tuple(dim - self.value(0).rank for dim in dims)
+
     def like(self, value: Value) -> Value:
         """Return the result of an op that keeps ``value``'s axes."""
         if value.shape != self.shape:

@@ -20,5 +20,7 @@ def softmax(call: OpCall) -> Value:
     """Softmax or its logarithm: the kept entries share what there is."""
     value = call.value(0)
     dims = (int(call.get(1)) % value.rank,)
-    call.coupler.statistic((0,), dims, neutral(call.name, dims, -torch.inf, reduces=False))
+    call.coupler.statistic(
+        (0,), dims, neutral(call.name, call.from_end(dims), -torch.inf, reduces=False)
+    )
     return call.like(value)

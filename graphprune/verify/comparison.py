@@ -77,6 +77,9 @@ def compare(name: str, pairs: Iterable[Pair], limit: Limit) -> Check:
 def _compare_one(name: str, pair: Pair, limit: Limit) -> Check:
     reference, other = pair.reference.detach().cpu(), pair.other.detach().cpu()
     place = f"{pair.name}, {pair.case}"
+    if other.shape == (1, *reference.shape):
+        # torch drops a batch of one where the network squeezes it; in ONNX the rank is fixed.
+        reference = reference[None]
     if reference.shape != other.shape:
         shapes = f"{tuple(other.shape)} instead of {tuple(reference.shape)}"
         return Check(name=name, ok=False, detail=f"{place}: shape {shapes}")
