@@ -6,7 +6,7 @@
 | ``feature`` | one entry along the axis of any other weight |
 | ``head`` | all channels of an attention head |
 | ``head column`` | the same column of every attention head |
-| ``channel group`` | several channels or features that only go together |
+| ``channel group``, ``feature group`` | several of these that only go together |
 
 What is a head and what a column is read off the products of two activations (attention scores and
 their use): heads lie along the dims over which such a product is repeated, columns along those that
@@ -61,9 +61,8 @@ class UnitKinds:
             return "head"
         if several and self._in_columns[group.span].any():
             return "head column"
-        if several:
-            return "channel group"
-        return "channel" if group.parameter in self._convolved else "feature"
+        single = "channel" if group.parameter in self._convolved else "feature"
+        return f"{single} group" if several else single
 
     def _operands(self) -> Iterator[tuple[fx.Node, Dims]]:
         """Yield the activations that enter a product with another, and dims that it runs over."""
