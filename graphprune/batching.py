@@ -30,8 +30,13 @@ _RESHAPES = (
     "aten.unsqueeze.default",
     "aten.view_as.default",
     "aten.reshape_as.default",
+    "aten.ravel.default",
+    "aten.atleast_1d.default",
+    "aten.atleast_2d.default",
+    "aten.atleast_3d.default",
 )
 _INTERLEAVE = "aten.repeat_interleave.self_int"
+_REPEAT = "aten.repeat.default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,8 @@ def batch_places(graph: fx.Graph, batch: int) -> Mapping[str, BatchPlace]:
             places[node.name] = BatchPlace(dim, shape[dim] // batch)
         elif str(node.target) in _RESHAPES:
             places[node.name] = _reshaped(node, shape, dim, places, batch)
+        elif str(node.target) == _REPEAT and node.all_input_nodes[0].name not in places:
+            places[node.name] = _copied(node, shape, dim, batch)
         else:
             places[node.name] = _inherited(node, shape[dim], dim, places, batch)
     return places
@@ -108,6 +115,14 @@ def _reshaped(
     repeats, more = divmod(after, math.prod(new[dim + 1 : run.new.stop]))
     fits = not rest and not more and outer * batch * repeats == new[dim]
     return BatchPlace(dim, repeats, outer, known=fits)
+
+
+def _copied(node: fx.Node, shape: Shape, dim: int, batch: int) -> BatchPlace:
+    """Number one copy for every sample of a tensor that has no batch of its own."""
+    before, _ = _shape_and_dim(node.all_input_nodes[0])
+    from_end = dim - len(shape)
+    length = before[from_end] if before is not None and -from_end <= len(before) else 1
+    return BatchPlace(dim, length, known=length * batch == shape[dim])
 
 
 def _inherited(

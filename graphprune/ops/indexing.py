@@ -97,7 +97,11 @@ def rewrite_index(resize: Resize) -> None:
 @rule("aten.index_put.default")
 def index_putting(call: OpCall) -> Value:
     """Write at the places that index tensors name; what is written has the other axes too."""
-    value, picked = call.value(0), _indices(call)
+    value, covered = call.value(0), _covered(call)
+    if covered and not call.value(2).factors:
+        call.coupler.pin_value(call.get(1)[covered[0]], "an index tensor")
+        return Value(call.shape, across(call, value, covered, _WRITTEN))
+    picked = _indices(call)
     dims, index = [*picked], np.broadcast_shapes(*(index.shape for index in picked.values()))
     shape = _shape_around(value.shape, dims, index)
     inside = range(_place(dims), _place(dims) + len(index))
@@ -106,6 +110,15 @@ def index_putting(call: OpCall) -> Value:
     there = Value(shape, tuple(_around(f, dims, (1,) * len(index)) for f in passed))
     merge(call.coupler, [there, _across(call, written, inside)], shape)
     return Value(call.shape, passed)
+
+
+def _covered(call: OpCall) -> range:
+    """Return the dims that the only index covers if it is a mask; none where it cannot be one."""
+    given = [(dim, index) for dim, index in enumerate(call.get(1)) if isinstance(index, Value)]
+    (dim, index), *others = given
+    covered = range(dim, dim + index.rank)
+    sizes = call.value(0).shape[covered.start : covered.stop]
+    return covered if not others and index.rank > 1 and index.shape == sizes else range(0)
 
 
 def _of_rank(value: Value, rank: int) -> Value:
