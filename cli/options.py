@@ -74,7 +74,8 @@ Criterion = Annotated[
         "--criterion",
         metavar="NAME",
         help="What ranks units: shapley, "
-        "shapley-paper, taylor, taylor-signed, fisher, l1, l2 or random.",
+        "shapley-paper, leave-one-out, taylor, taylor-signed, fisher, sensitivity, apoz, "
+        "group-magnitude, bn-scale, l1, l2, random or torch-pruning:NAME.",
     ),
 ]
 Game = Annotated[

@@ -1,6 +1,15 @@
 """Criteria: what ranks units, one file each; importing this package registers them all."""
 
-from graphprune.criteria import norms, random, shapley, taylor
+from graphprune.criteria import (
+    activations,
+    leave_one_out,
+    norms,
+    random,
+    scales,
+    shapley,
+    taylor,
+    torch_pruning,
+)
 from graphprune.criteria.base import (
     RankRequest,
     Scored,
@@ -13,12 +22,16 @@ from graphprune.criteria.base import (
 __all__ = [
     "RankRequest",
     "Scored",
+    "activations",
     "available",
     "criterion",
+    "leave_one_out",
     "needs_data",
     "norms",
     "random",
     "rank",
+    "scales",
     "shapley",
     "taylor",
+    "torch_pruning",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 
 import numpy as np
 import torch
@@ -75,6 +76,7 @@ class Scored:
         value: The performance used, if any.
         aggregate: How per-image values became scores, if they did.
         evaluations: Coalitions evaluated, each on all images.
+        left_alone: Groups that the criterion has no score for; they are not pruned.
     """
 
     scores: Scores
@@ -84,6 +86,7 @@ class Scored:
     value: str | None = None
     aggregate: str | None = None
     evaluations: int = 0
+    left_alone: tuple[str, ...] = ()
 
 
 Criterion = Callable[[RankRequest], Scored]
@@ -206,14 +209,30 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         evaluations=scored.evaluations,
         n_images=request.images.n_images if entry.needs_data else 0,
         seed=seed,
-        protected=protected,
+        protected=tuple(
+            group.name
+            for group in graph.groups
+            if group.name in protected or group.name in scored.left_alone
+        ),
     )
 
 
 def _entry(name: str) -> _Entry:
     if name not in _CRITERIA:
-        raise OptionError(f"criterion {name!r} is none of {', '.join(available())}")
+        near = get_close_matches(name, available(), 1)
+        hint = f"did you mean {near[0]}?" if near else "`graphprune rank --help` explains them"
+        raise OptionError(f"criterion {name!r} is none of {_listed(available())}", hint=hint)
     return _CRITERIA[name]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """List names; of those of one family (``family:NAME``) only the family at the front."""
+    families: dict[str, list[str]] = {}
+    for name in names:
+        family, _, member = name.rpartition(":")
+        families.setdefault(family, []).append(member)
+    alone = families.pop("", [])
+    return ", ".join([*alone, *(f"{f}:{'|'.join(found)}" for f, found in families.items())])
 
 
 def _check_options(request: RankRequest) -> None:

@@ -1,4 +1,4 @@
-"""Weight norms: a unit is worth what the weights that produce it weigh."""
+"""Weight norms: a unit is worth what its weights weigh."""
 
 from __future__ import annotations
 
@@ -18,22 +18,33 @@ def l1(request: RankRequest) -> Scored:
     References:
         Li et al. (2017), Pruning Filters for Efficient ConvNets, arXiv 1608.08710.
     """
-    return Scored(scores=_summed_over_producers(request.graph, power=1))
+    return Scored(scores=_summed(request.graph, power=1))
 
 
 @criterion("l2", needs_data=False)
 def l2(request: RankRequest) -> Scored:
     """Euclidean norm of the weights of a unit's producers."""
-    return Scored(scores=np.sqrt(_summed_over_producers(request.graph, power=2)))
+    return Scored(scores=np.sqrt(_summed(request.graph, power=2)))
 
 
-def _summed_over_producers(graph: DependencyGraph, *, power: int) -> Scores:
-    """Sum ``|weight| ** power`` of every producing slice into its unit, (n_units,)."""
+@criterion("group-magnitude", needs_data=False)
+def group_magnitude(request: RankRequest) -> Scored:
+    """Euclidean norm of the weights that produce a unit and of those that read it.
+
+    References:
+        Fang et al. (2023), DepGraph: Towards Any Structural Pruning, arXiv 2301.12900, eq. 5,
+        without norms' weights and biases.
+    """
+    return Scored(scores=np.sqrt(_summed(request.graph, power=2, readers=True)))
+
+
+def _summed(graph: DependencyGraph, *, power: int, readers: bool = False) -> Scores:
+    """Sum ``|weight| ** power`` of producing (and reading) slices into their units, (n_units,)."""
     tensors = named_tensors(graph.program.module)
     scores = np.zeros(graph.n_units)
     for axis in graph.analysis.parameter_axes:
         units = graph.parameter_units.get(axis.parameter, {}).get(axis.dim)
-        if not axis.produces or units is None:
+        if units is None or not (axis.produces or (readers and axis.consumes)):
             continue
         weights = tensors[axis.parameter].detach().cpu().double().abs().pow(power)
         others = [dim for dim in range(weights.dim()) if dim != axis.dim]

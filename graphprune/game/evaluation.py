@@ -197,7 +197,7 @@ class Evaluator:
     ) -> GateGradients:
         """Differentiate one image with a coalition that all of a pass share."""
         one = slice(place, place + 1)
-        inputs = tuple(self._filled_up(x[one]) for x in batch.inputs)
+        inputs = tuple(filled_up(self.graph, x[one]) for x in batch.inputs)
         gates = self._gates(coalition).requires_grad_()
         logits = class_logits(self._gated(gates, *inputs))[:1]
         return _differentiate(logits, gates, self._class_gates(gates), task)
@@ -209,15 +209,7 @@ class Evaluator:
         return unit_gates(coalitions, self._dtype).to(self._device)
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        return tuple(self._filled_up(x) for x in batch.inputs)
-
-    def _filled_up(self, x: Tensor) -> Tensor:
-        """Repeat the first image until a batch is as large as the network takes.
-
-        Two at least, as when it was traced: some networks squeeze a batch of one away.
-        """
-        least = 2 if self.graph.program.dynamic_batch else self.graph.batch_size
-        return torch.cat([x, x[:1].expand(max(least - len(x), 0), *x.shape[1:])])
+        return tuple(filled_up(self.graph, x) for x in batch.inputs)
 
 
 @dataclass(frozen=True)
@@ -354,6 +346,15 @@ def passes_of(graph: DependencyGraph) -> int:
     # Four bytes a float; the gate's product is a second copy of what enters a layer.
     bytes_per_image = max(8 * per_image // graph.batch_size, 1)
     return int(np.clip(MEMORY // bytes_per_image, 1, MAX_BATCH))
+
+
+def filled_up(graph: DependencyGraph, x: Tensor) -> Tensor:
+    """Repeat the first image until a batch is as large as the network takes.
+
+    Two at least, as when it was traced: some networks squeeze a batch of one away.
+    """
+    least = 2 if graph.program.dynamic_batch else graph.batch_size
+    return torch.cat([x, x[:1].expand(max(least - len(x), 0), *x.shape[1:])])
 
 
 def split_at_gates(gated: fx.GraphModule) -> SplitNetwork:

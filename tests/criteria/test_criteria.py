@@ -11,11 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphprune.criteria import available, needs_data, rank
+from graphprune.criteria.torch_pruning import PREFIX, WEIGHTS_ONLY
 from graphprune.data import as_batches
+from graphprune.errors import OptionError
 from graphprune.game import evaluation
 from graphprune.graph import DependencyGraph, trace
 from graphprune.ranking import Scores
-from tests.helpers import batch_of
+from graphprune.selection import select
+from graphprune.surgery import cut
+from tests.helpers import batch_of, run
 from tests.networks import NETWORKS
 
 STREAM, INTERIOR = "stem.0.weight", "a.0.weight"
@@ -74,11 +78,53 @@ def test_norms_of_transposed_convolutions_run_over_their_output_channels() -> No
 
 
 def test_norms_look_at_no_data() -> None:
-    assert not any(needs_data(name) for name in ("l1", "l2", "random"))
-    assert all(needs_data(name) for name in ("taylor", "taylor-signed", "fisher", "shapley"))
+    without = {"l1", "l2", "random", "group-magnitude", "bn-scale"}
+    without |= {PREFIX + name for name in WEIGHTS_ONLY}
+    assert {name for name in available() if not needs_data(name)} == without
     network = NETWORKS["Residual"]
     ranking = rank(trace(network.make(), network.inputs()), criterion="l2")
     assert (ranking.n_images, ranking.evaluations, ranking.game) == (0, 0, None)
+
+
+def test_group_magnitude_counts_readers_too(model: nn.Module, graph: DependencyGraph) -> None:
+    found = scores_of(graph, "group-magnitude")
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    for unit in range(6):
+        both = np.concatenate(
+            [state["a.0.weight"][unit].ravel(), state["b.weight"][:, unit].ravel()]
+        )
+        assert found[INTERIOR][unit] == pytest.approx(np.linalg.norm(both))
+    for unit in range(8):
+        slices = [state[name][unit].ravel() for name in ("stem.0.weight", "b.weight")]
+        slices += [state[name][:, unit].ravel() for name in ("a.0.weight", "head.fc.weight")]
+        assert found[STREAM][unit] == pytest.approx(np.linalg.norm(np.concatenate(slices)))
+
+
+def test_bn_scale_is_the_mean_of_the_norms_on_the_way(
+    model: nn.Module, graph: DependencyGraph
+) -> None:
+    found = scores_of(graph, "bn-scale")
+    scales = {
+        name: module.weight.detach().abs().numpy()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+    }
+    by_width = {8: [s for s in scales.values() if len(s) == 8]}
+    np.testing.assert_allclose(found[STREAM], np.mean(by_width[8], 0))
+    np.testing.assert_allclose(found[INTERIOR], scales["a.1"])
+
+
+def test_bn_scale_leaves_alone_what_passes_no_batch_norm() -> None:
+    normed = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1))
+    model = nn.Sequential(*normed, nn.ReLU(), nn.Conv2d(5, 2, 1)).double().eval()
+    graph = trace(model, (torch.randn(2, 3, 4, 4, dtype=torch.float64),))
+    ranking = rank(graph, criterion="bn-scale")
+    assert ranking.protected == ("3.weight",)
+    assert "0.weight" in select(ranking, ratio=0.3).removed
+    assert 0 not in select(ranking, ratio=0.3).removed["3.weight"]
+    plain = trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), (torch.randn(2, 3),))
+    with pytest.raises(OptionError, match="no unit passes one"):
+        rank(plain, criterion="bn-scale")
 
 
 def test_random_is_reproducible_and_uniform(graph: DependencyGraph) -> None:
@@ -149,6 +195,88 @@ def test_gradient_criteria_with_labels(
     for group, per_image in expected.items():
         np.testing.assert_allclose(found[group], reduce(per_image), atol=1e-12)
         assert np.abs(per_image).max() > 1e-4
+
+
+def read_activations(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    """Run the module and keep what the consumers of each group read, with plain hooks."""
+    reads: dict[str, list[Tensor]] = {STREAM: [], INTERIOR: []}
+    consumers = ((model.a[0], STREAM), (model.head.fc, STREAM), (model.b, INTERIOR))
+
+    def hook(group: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            inputs[0].retain_grad()
+            reads[group].append(inputs[0])
+
+        return keep
+
+    handles = [module.register_forward_pre_hook(hook(group)) for module, group in consumers]
+    logits = model(x)
+    for handle in handles:
+        handle.remove()
+    return logits, reads
+
+
+@pytest.mark.parametrize("most", [2, 64])
+def test_sensitivity_is_the_size_of_the_gradient_at_what_is_read(
+    most: int,
+    model: nn.Module,
+    graph: DependencyGraph,
+    images: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "MAX_BATCH", most)
+    labels = torch.tensor([0, 4, 2, 1, 1])
+    found = scores_of(graph, "sensitivity", data=as_batches((images, labels)))
+    logits, reads = read_activations(model, images)
+    F.cross_entropy(logits, labels, reduction="sum").backward()
+    for group, listed in reads.items():
+        expected = sum(z.grad.abs().transpose(0, 1).flatten(1).sum(1) for z in listed) / 5
+        np.testing.assert_allclose(found[group], expected.numpy())
+
+
+@pytest.mark.parametrize("most", [2, 64])
+def test_apoz_is_the_share_of_positive_activations_that_are_read(
+    most: int,
+    model: nn.Module,
+    graph: DependencyGraph,
+    images: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "MAX_BATCH", most)
+    found = scores_of(graph, "apoz", data=as_batches((images,)))
+    _, reads = read_activations(model, images)
+    for group, listed in reads.items():
+        channels = [(z > 0).double().transpose(0, 1).flatten(1) for z in listed]
+        np.testing.assert_allclose(found[group], torch.cat(channels, 1).mean(1).numpy())
+        assert found[group].min() < found[group].max()
+
+
+def test_leave_one_out_is_the_divergence_without_the_unit(
+    model: nn.Module, graph: DependencyGraph, images: Tensor
+) -> None:
+    ranking = rank(graph, as_batches((images,)), criterion="leave-one-out")
+    whole = model(images).log_softmax(1).detach()
+    for unit in range(6):
+        kept = graph.all_kept()
+        kept[graph.group(INTERIOR).first + unit] = False
+        without = run(cut(graph, kept), (images,))[0].log_softmax(1)
+        lost = (whole.exp() * (whole - without)).sum(1).numpy()
+        position = next(k for k, group in enumerate(graph.groups) if group.name == INTERIOR)
+        assert ranking.groups[position].scores[unit] == pytest.approx(lost.mean())
+        stderr = ranking.groups[position].stderr[unit]
+        assert stderr == pytest.approx(lost.std(ddof=1) / np.sqrt(5))
+    assert ranking.evaluations == graph.n_units + len(graph.groups)
+    with pytest.raises(OptionError, match="takes no estimator or budget"):
+        rank(graph, as_batches((images,)), criterion="leave-one-out", budget=3)
+
+
+def test_what_is_read_is_found_where_heads_are_folded_into_the_batch() -> None:
+    network = NETWORKS["TorchAttentionWeights"]
+    graph = trace(network.make(), network.inputs())
+    (x,) = batch_of(graph.example_inputs, 3, 0)
+    together = rank(graph, as_batches((x,)), criterion="apoz").scores
+    alone = [rank(graph, as_batches((x[k : k + 1],)), criterion="apoz").scores for k in range(3)]
+    np.testing.assert_allclose(together, np.mean(alone, 0))
 
 
 def test_signed_taylor_foretells_how_much_the_loss_rises(

@@ -174,7 +174,7 @@ def test_protected_groups(
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"criterion": "shapely"}, OptionError, "'shapely' is none of fisher, l1, l2, random"),
+        ({"criterion": "shapely"}, OptionError, "'shapely' is none of apoz, bn-scale, fisher, "),
         ({"game": "layer"}, OptionError, "game 'layer' is none of network, group"),
         ({"value": "loss"}, OptionError, "value 'loss' is none of kl, cross-entropy, accuracy"),
         ({"aggregate": "median"}, OptionError, "aggregate 'median' is none of magnitude, mean"),

@@ -1,0 +1,62 @@
+"""Criteria that look at a unit's activation itself, where it is read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphprune.criteria.base import RankRequest, Scored, criterion
+from graphprune.game.reading import ActivationReader
+from graphprune.game.value import (
+    class_logits,
+    log_likelihood,
+    minus_cross_entropy,
+    sample_predictions,
+)
+
+
+@criterion("apoz", needs_data=True)
+def apoz(request: RankRequest) -> Scored:
+    """Share of images and positions at which a unit's activation is positive where it is read.
+
+    One minus the average percentage of zeros behind a ReLU. Where several layers read a unit, the
+    mean over what they read.
+
+    References:
+        Hu et al. (2016), Network Trimming: A Data-Driven Neuron Pruning Approach, arXiv 1607.03250.
+    """
+    reader = ActivationReader(request.graph, request.images, request.device)
+    for index in range(reader.n_batches):
+        with torch.no_grad():
+            reader.run(index)
+        reader.add(lambda z: (z > 0).to(torch.float64), weigh=torch.ones_like)
+        request.progress("activations", index + 1, reader.n_batches)
+    return Scored(scores=reader.sums / reader.weights.clip(1), evaluations=1)
+
+
+@criterion("sensitivity", needs_data=True)
+def sensitivity(request: RankRequest) -> Scored:
+    """Mean over images of ``|dL/dz|``, summed over the positions of a unit where it is read.
+
+    L is the cross-entropy; without labels, labels are drawn from the network's own prediction.
+
+    References:
+        Mittal et al. (2018), arXiv 1801.10447; metric ``sensitivity`` of Ancona, Öztireli and Gross
+        (2020), arXiv 2006.01795.
+    """
+    reader = ActivationReader(request.graph, request.images, request.device)
+    generator = torch.Generator().manual_seed(request.seed)
+    for index in range(reader.n_batches):
+        with torch.enable_grad():
+            outputs = reader.run(index, differentiable=True)
+            _likelihood(class_logits(outputs), reader.labels(index), generator).backward()
+        reader.add(lambda z: torch.zeros_like(z) if z.grad is None else z.grad.abs())
+        request.progress("activation gradients", index + 1, reader.n_batches)
+    return Scored(scores=reader.sums / request.images.n_images, evaluations=1)
+
+
+def _likelihood(logits: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+    if labels is not None:
+        logits = logits[: len(labels)]
+        return minus_cross_entropy(logits, logits, labels).sum()
+    return log_likelihood(logits, sample_predictions(logits, generator)).sum()

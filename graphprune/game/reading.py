@@ -1,0 +1,132 @@
+"""Reading: a forward of the unpruned network that keeps what the consumers of units read."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from graphprune.batching import BatchPlace
+from graphprune.data import Batch, CalibrationBatches
+from graphprune.game.evaluation import filled_up, passes_of
+from graphprune.graph import DependencyGraph
+from graphprune.groups import UnitIds
+
+Elementwise = Callable[[Tensor], Tensor]
+
+
+class ActivationReader:
+    """Sums what an element-wise function makes of activations into the units that they belong to.
+
+    An activation that several layers read is one activation.
+
+    Args:
+        graph: The network.
+        data: Calibration images.
+        device: Where the network is run.
+    """
+
+    def __init__(self, graph: DependencyGraph, data: CalibrationBatches, device: str) -> None:
+        self._graph = graph
+        self._data = data.rebatched(passes_of(graph)).to(device=device)
+        module = graph.program.module
+        on_device = module if device == "cpu" else copy.deepcopy(module).to(device)
+        self._reader = _Reader(on_device, frozenset(self._units))
+        self._batch: Batch = self._data.batches[0]
+        self.sums = np.zeros(graph.n_units)
+        self.weights = np.zeros(graph.n_units)
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches."""
+        return len(self._data.batches)
+
+    @property
+    def _units(self) -> Mapping[str, Mapping[int, UnitIds]]:
+        """By node and dim, the units of activations that some op adds up."""
+        found: dict[str, dict[int, UnitIds]] = {}
+        for gate, units in self._graph.gates():
+            source = self._graph.input_node(gate.op, gate.path)
+            value = self._graph.analysis.values[source.name, None]
+            if not value.constant:
+                found.setdefault(source.name, {})[gate.dim % value.rank] = units
+        return found
+
+    def labels(self, index: int) -> Tensor | None:
+        """Return the labels of a batch, if there are any."""
+        return self._data.batches[index].labels
+
+    def run(self, index: int, *, differentiable: bool = False) -> list[Any]:
+        """Run a batch and return the flat outputs, of its own images first.
+
+        Args:
+            index: Number of the batch.
+            differentiable: Activations that are read get a gradient in a backward pass.
+        """
+        self._batch = self._data.batches[index]
+        self._reader.differentiable = differentiable
+        inputs = (filled_up(self._graph, x) for x in self._batch.inputs)
+        outputs = pytree.tree_leaves(self._reader.run(*inputs))
+        n_images = self._batch.n_images
+        return [x[:n_images] if isinstance(x, Tensor) and x.dim() else x for x in outputs]
+
+    def add(self, function: Elementwise, *, weigh: Elementwise | None = None) -> None:
+        """Add up, unit by unit, what ``function`` makes of the activations of the last batch.
+
+        Args:
+            function: Activation -> what to add up, of its shape.
+            weigh: Activation -> weights, which are added up as well.
+        """
+        for name, by_dim in self._units.items():
+            read = self._reader.read[name]
+            for dim, units in by_dim.items():
+                own = self._own_images(name, read, dim)
+                _add_at(self.sums, units, function(read).detach() * own, dim)
+                if weigh is not None:
+                    _add_at(self.weights, units, weigh(read.detach()) * own, dim)
+
+    def _own_images(self, name: str, read: Tensor, dim: int) -> Tensor:
+        """Return 1 for what belongs to the batch's own images and 0 for what fills it up."""
+        place = self._graph.batch_place(self._graph.nodes[name])
+        if place is None or not place.known or place.dim == dim:
+            return torch.ones((), device=read.device)
+        own = torch.from_numpy(_sample_of(place, read.shape[place.dim]) < self._batch.n_images)
+        shape = [-1 if k == place.dim else 1 for k in range(read.dim())]
+        return own.to(read.device).reshape(shape)
+
+
+class _Reader(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, sources: frozenset[str]) -> None:
+        super().__init__(module)
+        self._sources = sources
+        self.differentiable = False
+        self.read: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.name not in self._sources:
+            return result
+        if self.differentiable:
+            # Frozen networks have no gradients of their own.
+            result = result + torch.zeros((), dtype=result.dtype, requires_grad=True).to(result)
+            result.retain_grad()
+        self.read[n.name] = result
+        return result
+
+
+def _sample_of(place: BatchPlace, size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return which sample of the batch every entry along its dim belongs to."""
+    batch = size // (place.outer * place.repeats)
+    numbered = np.arange(size) // place.repeats % batch
+    return numbered.astype(np.int64)
+
+
+def _add_at(sums: np.ndarray[Any, Any], units: UnitIds, amounts: Tensor, dim: int) -> None:
+    others = [k for k in range(amounts.dim()) if k != dim]
+    along = amounts.double().sum(others).cpu().numpy() if others else amounts.double().cpu().numpy()
+    np.add.at(sums, units[units >= 0], along[units >= 0])
