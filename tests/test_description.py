@@ -20,15 +20,15 @@ class Small(nn.Module):
         self.stem = nn.Conv2d(3, 8, 3, bias=False)
         self.norm = nn.BatchNorm2d(8)
         self.next = nn.Conv2d(8, 6, 1)
-        self.odd = nn.Linear(6, 6)
-        self.head = nn.Linear(6, 4)
+        self.odd = nn.Linear(6, 9)
+        self.head = nn.Linear(9, 4)
         self.unused = nn.Linear(2, 2)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = torch.relu(self.norm(self.stem(x)))
         x = self.next(x).mean((2, 3))
-        x = torch.special.erfcx(self.odd(x))  # a special function that has no rule
-        return {"logits": self.head(x)}
+        x = torch.linalg.matrix_exp(self.odd(x).unflatten(1, (3, 3)))
+        return {"logits": self.head(x.flatten(1))}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def test_costs_of_a_unit_and_of_a_group(facts: NetworkFacts) -> None:
     assert stem.params == 8 * 35
     assert stem.macs == 8 * 33 * 49
     # A row and a bias of `next` and a column of `odd`, whose own outputs are pinned.
-    assert after.params == 6 * (8 + 1 + 6)
+    assert after.params == 6 * (8 + 1 + 9)
 
 
 def test_the_share_that_is_prunable(facts: NetworkFacts) -> None:
-    on_units = 8 * 27 + 2 * 8 + 6 * 8 + 6 + 6 * 6
-    whole = on_units + 6 + (6 * 4 + 4)
+    on_units = 8 * 27 + 2 * 8 + 6 * 8 + 6 + 6 * 9
+    whole = on_units + 9 + (9 * 4 + 4)
     assert facts.cost.params == whole
     assert facts.prunable.params == pytest.approx(on_units / whole)
 
@@ -77,9 +77,9 @@ def line_of(found: MemberFacts) -> str:
 
 def test_unknown_ops_and_unused_parameters(facts: NetworkFacts) -> None:
     (odd,) = facts.unknown
-    assert odd.op == "aten.special_erfcx.default"
+    assert odd.op == "aten.linalg_matrix_exp.default"
     file, _, line = odd.source.rpartition(":")
-    assert "erfcx" in linecache.getline(file, int(line))
+    assert "matrix_exp" in linecache.getline(file, int(line))
     assert facts.unused == ("unused.weight", "unused.bias")
 
 

@@ -98,9 +98,9 @@ def test_every_key_of_inspect_is_documented(
         "class Net(nn.Module):\n"
         "    def __init__(self):\n"
         "        super().__init__()\n"
-        "        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)\n\n"
+        "        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 4)\n\n"
         "    def forward(self, x):\n"
-        "        return torch.special.erfcx(self.b(self.a(x)))\n"
+        "        return torch.linalg.matrix_exp(self.b(self.a(x)).unflatten(1, (2, 2)))\n"
     )
     monkeypatch.chdir(tmp_path)
     arguments = ["inspect", "net.py:Net", "--input-shape", "4", "--json", "--quiet"]
