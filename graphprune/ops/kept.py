@@ -21,9 +21,9 @@ Dims = tuple[int, ...]
 def kept_mean(x: Tensor, mask: Tensor, dims: Dims) -> Tensor:
     """Mean over ``dims`` of the elements that ``mask`` keeps (dims stay, at size 1)."""
     weights = mask.to(x.dtype).expand_as(x)
+    count = weights.sum(dims, keepdim=True)
     # Where nothing is kept (an absent group of a group norm) the mean is 0, not undefined.
-    count = weights.sum(dims, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-    mean: Tensor = (x * weights).sum(dims, keepdim=True) / count
+    mean: Tensor = (x * weights).sum(dims, keepdim=True) / torch.where(count == 0, 1, count)
     return mean
 
 
