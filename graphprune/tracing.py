@@ -206,11 +206,21 @@ class quiet_export:  # noqa: N801 - reads as a function at its call sites
 
 
 def _evaluation_copy(model: nn.Module) -> nn.Module:
-    duplicate = copy.deepcopy(model)
+    duplicate = copy.deepcopy(model, _computed_tensors(model))
     # Graphs that torch.export made are in evaluation mode for good and refuse to be switched.
     with suppress(NotImplementedError):
         duplicate.eval()
     return duplicate
+
+
+def _computed_tensors(model: nn.Module) -> dict[int, Any]:
+    """Return copies, by identity, of tensors that ``deepcopy`` refuses because they are computed.
+
+    Modules keep such results of their last forward: the weight of an old weight norm, for one.
+    """
+    kept = [value for module in model.modules() for value in vars(module).values()]
+    computed = [value for value in kept if isinstance(value, torch.Tensor) and not value.is_leaf]
+    return {id(tensor): tensor.detach().clone() for tensor in computed}
 
 
 def export_program(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, bool]:

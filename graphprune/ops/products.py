@@ -48,7 +48,7 @@ def sum_of_products(
     full = np.broadcast_shapes(*(value.shape for value in aligned))
     for place in summed:
         _gate(call, operands, place)
-    for operand in operands:
+    for operand in operands if summed else ():
         if operand.value.constant:
             _report_roles(call, operand, operands, summed)
     merged = merge(call.coupler, aligned, full)
