@@ -92,7 +92,8 @@ def check_weights(model: onnx.ModelProto, network: nn.Module) -> Check:
 
     Weights are parameters of rank 2 and more that a convolution, linear layer or embedding reads;
     others may be gone, such as batch norms, which are folded into convolutions, and tables of
-    positions. What layers read constants only (as Swin 2 does) is computed, too: a small share.
+    positions, which are looked up beforehand. What else is computed from constants, as in Swin 2,
+    is a small share.
     """
     name = "weights"
     stored = {value.name: tuple(value.dims) for value in model.graph.initializer}
@@ -138,11 +139,24 @@ def _used_weights(network: nn.Module) -> dict[str, Shape]:
 
 
 def _read_by_contractions(network: fx.GraphModule) -> set[str]:
+    """Return the weights that some contraction of what depends on the inputs reads."""
+    live = _depend_on_inputs(network.graph)
     return {
         str(node.target)
         for node in network.graph.find_nodes(op="get_attr")
-        if any(part in str(user.target) for user in node.users for part in _CONTRACTIONS)
+        for user in node.users
+        if user in live and any(part in str(user.target) for part in _CONTRACTIONS)
     }
+
+
+def _depend_on_inputs(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes whose values, and not only their sizes, depend on the network's inputs."""
+    live: set[fx.Node] = set()
+    for node in graph.nodes:
+        size = "sym_size" in str(node.target)
+        if node.op == "placeholder" or (not size and not live.isdisjoint(node.all_input_nodes)):
+            live.add(node)
+    return live
 
 
 def _leading(value: onnx.ValueInfoProto) -> int | str | None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from graphprune.data import as_batches
 from graphprune.errors import ArtifactError, DataError, OptionError, ValidationError
@@ -333,3 +333,24 @@ def test_resnet18(tmp_path: Path) -> None:
     )
 
     raise_for(report)
+
+
+def test_a_table_looked_up_by_constants_may_be_computed_beforehand(tmp_path: Path) -> None:
+    """Positions of GPT-2 and BERT: the file holds the rows looked up, not the table."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.places = nn.Embedding(9, 8), nn.Embedding(20, 8)
+            self.up, self.out = nn.Linear(8, 6), nn.Linear(6, 3)
+
+        def forward(self, words: Tensor) -> Tensor:
+            places = torch.arange(words.shape[1], device=words.device)
+            return self.out(self.up(self.words(words) + self.places(places)[None]).relu())
+
+    graph = trace(Positions().eval(), (torch.randint(0, 9, (2, 5)),))
+    pruned = cut(graph, random_kept(graph, 0.4, 0))
+    export_onnx(pruned, tmp_path / "model.onnx")
+    report = validate(pruned, tmp_path / "model.onnx")
+    assert report.ok
+    assert by_name(report)["weights"].detail.startswith("3 of 3")
