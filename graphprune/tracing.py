@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +25,9 @@ from graphprune.shuffles import name_shuffles
 from graphprune.strides import drop_identity_strides
 
 BATCH = "batch"
+_TORCH = f'"{Path(torch.__file__).parent}{os.sep}'
+"""How a line of a stack trace begins to name a file of torch."""
+
 MAX_BATCH = 1 << 16
 
 
@@ -393,7 +398,7 @@ def source_line(node: fx.Node) -> str:
     """Return ``file:line`` of the innermost user-level frame that made a node, or ''."""
     trace = node.meta.get("stack_trace") or ""
     frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    own = [frame for frame in frames if "/torch/nn/" not in frame]
+    own = [frame for frame in frames if _TORCH not in frame]
     if not own:
         return ""
     file, line = own[-1].split('"')[1], own[-1].split("line ")[1].split(",")[0]
