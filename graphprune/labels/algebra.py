@@ -72,9 +72,10 @@ def _merge_bundle(
 ) -> list[Factor]:
     dims: frozenset[int] = frozenset().union(*(item.dims for item in bundle))
     labelled = {item.operand for item in bundle}
+    bundle = _distinct(bundle)
     # Several factors of one operand (of a flattened tensor, say) hold side by side.
     kept = [item.factor for item in bundle]
-    if len(labelled) > 1:
+    if len({item.operand for item in bundle}) > 1:
         several = _several(bundle)
         kept = several or [_united(coupler, bundle, sizes, dims)]
         if several:
@@ -83,6 +84,16 @@ def _merge_bundle(
     stays = frozenset(dim for dim in dims if any(size[dim] > 1 for size in fixed))
     held = (_held(coupler, factor, stays) for factor in kept)
     return [factor for factor in held if factor is not None]
+
+
+def _distinct(bundle: list[_Contribution]) -> list[_Contribution]:
+    """Leave out the factors that an earlier operand has as well."""
+    found: list[_Contribution] = []
+    for item in bundle:
+        others = (other.factor for other in found if other.operand != item.operand)
+        if not any(item.factor is f or np.array_equal(item.factor, f) for f in others):
+            found.append(item)
+    return found
 
 
 def _held(coupler: Coupler, factor: Factor, stays: frozenset[int]) -> Factor | None:

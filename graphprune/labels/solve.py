@@ -276,7 +276,7 @@ class _Solver:
         for factor in value.factors:
             classes = self.class_of[factor]
             dim = self._dim_of(classes)
-            if dim is None:
+            if dim is None or not varying(factor):
                 continue
             if dim < 0:  # one class everywhere: shown on the first dim it describes
                 dim = varying(factor)[0]

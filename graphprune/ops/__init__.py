@@ -5,6 +5,7 @@ import graphprune.ops.contraction
 import graphprune.ops.convolution
 import graphprune.ops.creation
 import graphprune.ops.elementwise
+import graphprune.ops.equation
 import graphprune.ops.frequency
 import graphprune.ops.indexing
 import graphprune.ops.joining

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.labels.algebra import contract, merge, reduce
+from graphprune.labels.algebra import contract, merge
 from graphprune.labels.value import Shape, Value, drop_dim, insert_dim, permute
 from graphprune.ops.registry import OpCall, UnsupportedCall, rule
 
@@ -90,59 +90,6 @@ def _product(
     else:
         coupler.gate(left_path, -1)
     return contract(coupler, left, right, shape)
-
-
-@rule("aten.einsum.default")
-def einsum(call: OpCall) -> Value:
-    """Sum of products over the letters that do not appear in the result."""
-    equation = str(call.get(0)).replace(" ", "")
-    operands = list(call.get(1, ()))
-    if "." in equation or "->" not in equation:
-        raise UnsupportedCall(f"einsum equation {equation!r}")
-    terms, output = equation.split("->")
-    inputs = terms.split(",")
-    if any(len(set(term)) != len(term) for term in [*inputs, output]) or len(inputs) > 2:
-        raise UnsupportedCall(f"einsum equation {equation!r}")
-    letters = [*output, *sorted(set("".join(inputs)) - set(output))]
-    aligned = [
-        _align(operand, term, letters) for term, operand in zip(inputs, operands, strict=True)
-    ]
-    _report_einsum(call, inputs, output, operands)
-    full = np.broadcast_shapes(*(value.shape for value in aligned))
-    merged = merge(call.coupler, aligned, full)
-    summed = range(len(output), len(letters))
-    return reduce(call.coupler, merged, tuple(summed), keepdim=False, shape=call.shape)
-
-
-def _align(value: Value, term: str, letters: list[str]) -> Value:
-    """Order a term's dims as ``letters`` does, with dims of size 1 for letters it lacks."""
-    ordered = permute(value, [term.index(letter) for letter in letters if letter in term])
-    for place, letter in enumerate(letters):
-        if letter not in term:
-            ordered = insert_dim(ordered, place)
-    return ordered
-
-
-def _report_einsum(call: OpCall, inputs: list[str], output: str, operands: list[Value]) -> None:
-    gated = next((k for k, value in enumerate(operands) if not value.constant), 0)
-    for k, (term, value) in enumerate(zip(inputs, operands, strict=True)):
-        others = "".join(inputs[:k] + inputs[k + 1 :])
-        for dim, letter in enumerate(term):
-            # Letters summed over one operand alone need their own zeros there.
-            if letter not in output and (k == gated or letter not in others):
-                call.coupler.gate((1, k), dim)
-        if value.constant:
-            _report_roles(call, term, output, others, value)
-
-
-def _report_roles(call: OpCall, term: str, output: str, others: str, weight: Value) -> None:
-    """A weight consumes the letters that are summed and produces those that it alone has."""
-    for dim, letter in enumerate(term):
-        for factor in weight.along(dim):
-            if letter not in output:
-                call.coupler.consume(factor)
-            elif letter not in others:
-                call.coupler.produce(factor)
 
 
 @rule("aten.embedding.default")

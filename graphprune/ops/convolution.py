@@ -16,6 +16,7 @@ import numpy as np
 
 from graphprune.labels.algebra import merge_shifted
 from graphprune.labels.value import Factor, Value, drop_dim, insert_dim, varying
+from graphprune.ops.passing import across
 from graphprune.ops.registry import OpCall, rewrite, rule
 from graphprune.ops.resize import Resize
 
@@ -97,19 +98,28 @@ def whole_groups_go(channels: int, groups: int) -> bool:
 
 
 def _input_channels(call: OpCall, inputs: Value) -> tuple[Factor | None, tuple[Factor, ...]]:
-    """Split the input's factors into the channel vector and those that pass along the batch."""
+    """Split the input's factors into the channel vector and those that pass across channels."""
     channels, passed = [], []
-    for factor in inputs.factors:
+    for factor in across(call, inputs, _mixed(call, inputs), "positions that a convolution mixes"):
         if factor.shape[1] > 1:
             whole = factor
             for dim in (0, *range(2, inputs.rank)):
                 whole = call.coupler.collapse(whole, dim)
             channels.append(whole.reshape(-1))
-        elif varying(factor) == (0,):
-            passed.append(factor)
         else:
-            call.coupler.pin(factor, "positions that a convolution mixes")
+            passed.append(factor)
     return _one(call, channels), tuple(passed)
+
+
+def _mixed(call: OpCall, inputs: Value) -> list[int]:
+    """Return the dims along which several positions are read at a time, or some are left out."""
+    window, after = call.value(1).shape[2:], call.shape[-inputs.rank + 2 :]
+    single = set(call.get(3, [1])) == {1}
+    return [
+        dim
+        for dim, size, length in zip(range(2, inputs.rank), window, after, strict=True)
+        if not single or size > 1 or length != inputs.shape[dim]
+    ]
 
 
 def _weight_axes(call: OpCall, weight: Value) -> tuple[Factor | None, Factor | None]:

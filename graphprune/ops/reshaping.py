@@ -9,7 +9,7 @@ import torch
 
 from graphprune.labels.algebra import expand, merge
 from graphprune.labels.value import Factor, Shape, Value, lift, permute, reshape
-from graphprune.ops.passing import fresh_along
+from graphprune.ops.passing import across, fresh_along
 from graphprune.ops.registry import OpCall, UnsupportedCall, rewrite, rule
 from graphprune.ops.resize import Resize
 
@@ -143,8 +143,8 @@ def taking_apart(call: OpCall) -> Value:
 def pairing(call: OpCall) -> Value:
     """Pairs along the last dim as complex numbers: both halves exist together."""
     value = call.value(0)
-    last = value.rank - 1
-    return Value(call.shape, tuple(call.coupler.collapse(f, last)[..., 0] for f in value.factors))
+    passed = across(call, value, (value.rank - 1,), "halves of complex numbers")
+    return Value(call.shape, tuple(factor[..., 0] for factor in passed))
 
 
 # ---- broadcasts and repeats ---------------------------------------------------------------------
