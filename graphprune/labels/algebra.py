@@ -135,7 +135,7 @@ def _united(
 ) -> Factor:
     """Make the factors of several operands one, and return one that spans all their dims."""
     wide = max(bundle, key=lambda item: (len(item.dims), item.factor.size))
-    if all(_is_within(item, wide, sizes) for item in bundle):
+    if all(_is_within(item, wide, bundle, sizes) for item in bundle):
         for item in bundle:
             if item.dims == wide.dims:
                 coupler.unite(item.factor, wide.factor)
@@ -151,12 +151,18 @@ def _united(
     return wide.factor
 
 
-def _is_within(item: _Contribution, wide: _Contribution, sizes: list[Shape]) -> bool:
-    """Whether an operand is as wide as another, or broadcast along the dims that it lacks."""
-    if item.dims == wide.dims:
-        return True
+def _is_within(
+    item: _Contribution, wide: _Contribution, bundle: list[_Contribution], sizes: list[Shape]
+) -> bool:
+    """Whether a factor has all dims of another, or its operand may shrink along those it lacks.
+
+    It may where it is broadcast, or has a factor of its own there (a table of heads and columns).
+    """
+    beside = frozenset().union(*(other.dims for other in bundle if other.operand == item.operand))
     lacks = wide.dims - item.dims
-    return item.dims < wide.dims and all(sizes[item.operand][dim] == 1 for dim in lacks)
+    return item.dims <= wide.dims and all(
+        sizes[item.operand][dim] == 1 or dim in beside for dim in lacks
+    )
 
 
 def merge_shifted(coupler: Coupler, value: Value, parameters: Sequence[Value], dim: int) -> Value:

@@ -212,7 +212,9 @@ def rewrite_general_groups(resize: Resize) -> None:
 
 
 def _count_groups(resize: Resize, position: int) -> None:
-    groups = int(resize.argument(position, 1))
+    groups = resize.argument(position, 1)
+    if not isinstance(groups, int):  # one group a sample: those stay
+        return
     dim = len(resize.shape_in(0)) - len(resize.shape_in(1)) + 1
     channels, kept = resize.shape_in(0)[dim], resize.kept_in(0, dim)
     if groups > 1 and kept is not None and whole_groups_go(channels, groups):

@@ -267,8 +267,11 @@ def distances(call: OpCall) -> Value:
     left, right = call.value(0), call.value(1)
     if call.name != "aten._euclidean_dist.default" and float(call.get(2)) <= 0:
         raise UnsupportedCall(f"distance of order {call.get(2)}")
-    for path in (0, 1):
+    for path, rows in ((0, left), (1, right)):
         call.coupler.gate((path,), -1)
+        if rows.constant:
+            operand = Operand((path,), rows, tuple(range(rows.rank)))
+            _report_roles(call, operand, [], (rows.rank - 1,))
     wide = [insert_dim(left, left.rank - 1), insert_dim(right, right.rank - 2)]
     full = np.broadcast_shapes(*(value.shape for value in wide))
     merged = merge(call.coupler, wide, full)

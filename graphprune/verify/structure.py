@@ -139,8 +139,11 @@ def _used_weights(network: nn.Module) -> dict[str, Shape]:
 
 
 def _read_by_contractions(network: fx.GraphModule) -> set[str]:
-    """Return the weights that some contraction of what depends on the inputs reads."""
-    live = _depend_on_inputs(network.graph)
+    """Return the weights that some contraction of what depends on the inputs reads.
+
+    Contractions that no output depends on are left out of the file.
+    """
+    live = _depend_on_inputs(network.graph) & _outputs_depend_on(network.graph)
     return {
         str(node.target)
         for node in network.graph.find_nodes(op="get_attr")
@@ -157,6 +160,15 @@ def _depend_on_inputs(graph: fx.Graph) -> set[fx.Node]:
         if node.op == "placeholder" or (not size and not live.isdisjoint(node.all_input_nodes)):
             live.add(node)
     return live
+
+
+def _outputs_depend_on(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes that some output is computed from."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or node in needed:
+            needed.update(node.all_input_nodes)
+    return needed
 
 
 def _leading(value: onnx.ValueInfoProto) -> int | str | None:
