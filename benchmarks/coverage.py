@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = {row["name"] for row in rows if is_good(row) or not options.retry}
     chosen = networks(options.family or FAMILIES, options.only)
     waiting = [network for network in chosen if options.again or network.key not in done]
-    return Run(options).measure(waiting)
+    theirs = {row["name"]: row["torch_pruning"] for row in rows if "torch_pruning" in row}
+    return Run(options, theirs).measure(waiting)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -81,7 +82,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory", type=float, default=20, help="GiB for one network")
     parser.add_argument("--retry", action="store_true", help="repeat what was not exact")
     parser.add_argument("--again", action="store_true", help="repeat what is there, too")
-    parser.add_argument("--no-torch-pruning", action="store_true", help="graphprune alone")
+    parser.add_argument("--no-torch-pruning", action="store_true", help="keep its earlier results")
     parser.add_argument("--no-onnx", action="store_true", help="leave ONNX files out")
     parser.add_argument("--table", action="store_true", help="print the table and stop")
     return parser.parse_args(arguments)
@@ -110,11 +111,13 @@ class Run:
 
     Args:
         options: The command line.
+        theirs: What torch-pruning did in earlier runs, by network; it is kept when it is not run.
         lock: Held while a row is written.
         stopping: Set when the user interrupts; nothing is written any more.
     """
 
     options: argparse.Namespace
+    theirs: dict[str, Values]
     lock: Lock = field(default_factory=Lock)
     stopping: Event = field(default_factory=Event)
 
@@ -141,6 +144,8 @@ class Run:
         ours = Task(key, "graphprune", memory, options.timeout, onnx=not options.no_onnx)
         row: Values = {"name": key, "status": "failed"}
         row |= in_process(ours)
+        if key in self.theirs:
+            row["torch_pruning"] = self.theirs[key]
         if not options.no_torch_pruning and not self.stopping.is_set():
             statistics = bool(row.get("statistics", 1))
             limit = options.torch_pruning_timeout
