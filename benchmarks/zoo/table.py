@@ -119,7 +119,7 @@ def rivals(rows: Sequence[Row]) -> str:
     lines = []
     for title, chosen in _each_family(rows):
         counts = Counter(_rival_kind(row) for row in chosen if "torch_pruning" in row)
-        lines.append([title, str(len(chosen)), *(str(counts[kind]) for kind in header[2:])])
+        lines.append([title, str(counts.total()), *(str(counts[kind]) for kind in header[2:])])
     return table(header, lines)
 
 
@@ -164,7 +164,7 @@ def exceptions(rows: Sequence[Row]) -> str:
     parts = []
     for title, told in kinds:
         lines = [f"- `{row['name']}`: {text}" for row in rows if (text := told(row))]
-        parts.append(f"**{title}**: " + ("\n\n" + "\n".join(lines) if lines else "none."))
+        parts.append(f"**{title}**:" + ("\n\n" + "\n".join(lines) if lines else " none."))
     return "\n\n".join(parts)
 
 
@@ -177,8 +177,8 @@ def _why_not_exact(row: Row) -> str:
 def _why_not_enough(row: Row) -> str:
     if row.get("share", 1) >= _ENOUGH:
         return ""
-    reasons = [reason for reason in row["pins"] if reason != _OUTPUT][:3]
-    return f"{row['share']:.1%}; " + "; ".join(map(_text, reasons))
+    reasons = [reason for reason in row["pins"] if reason != _OUTPUT] or [_OUTPUT]
+    return f"{row['share']:.1%}; " + "; ".join(map(_text, reasons[:3]))
 
 
 def _unknown(row: Row) -> str:
