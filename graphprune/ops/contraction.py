@@ -24,8 +24,15 @@ def linear(call: OpCall) -> Value:
         call.coupler.gate((1,), 1)
     else:
         call.coupler.gate((0,), -1)
-    result = contract(call.coupler, inputs, permute(weight, (1, 0)), call.shape)
+    result = _times(call, inputs, permute(weight, (1, 0)))
     return result if bias is None else merge(call.coupler, [result, bias], call.shape)
+
+
+def _times(call: OpCall, inputs: Value, weight: Value) -> Value:
+    if inputs.rank > 1:
+        return contract(call.coupler, inputs, weight, call.shape)
+    row = contract(call.coupler, insert_dim(inputs, 0), weight, (1, *call.shape))
+    return drop_dim(row, 0)
 
 
 @rule("aten.matmul.default", "aten.mm.default", "aten.bmm.default")

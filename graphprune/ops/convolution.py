@@ -10,7 +10,7 @@ A weight has one axis for all channels of one side, (out, in / groups, kernel...
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,7 +75,10 @@ class _Channels:
 
 def _convolve(call: OpCall, groups: int, *, transposed: bool) -> Value:
     inputs, weight, bias = call.value(0), call.value(1), call.optional(2)
-    batched = insert_dim(inputs, 0) if inputs.rank < weight.rank else inputs
+    alone = inputs.rank < weight.rank
+    batched = insert_dim(inputs, 0) if alone else inputs
+    if not transposed:
+        batched, weight = _contract_windows(call, batched, weight)
     given, passed = _input_channels(call, batched)
     across, inside = _weight_axes(call, weight)
     channels = _Channels(call, groups, given, across, inside, transposed)
@@ -84,11 +87,36 @@ def _convolve(call: OpCall, groups: int, *, transposed: bool) -> Value:
     else:
         call.coupler.gate((0,), 1 - weight.rank)
         out = _drop_columns(channels)
-    shape = call.shape if batched is inputs else (1, *call.shape)
+    shape = (1, *call.shape) if alone else call.shape
     along = () if out is None else (out.reshape(1, -1, *[1] * (weight.rank - 2)),)
     result = Value(shape, passed + along)
     result = result if bias is None else merge_shifted(call.coupler, result, [bias], 1)
-    return result if batched is inputs else drop_dim(result, 0)
+    return drop_dim(result, 0) if alone else result
+
+
+def _contract_windows(call: OpCall, inputs: Value, weight: Value) -> tuple[Value, Value]:
+    """Consume the axes that a window spans whole (of token embeddings, say), and leave them out."""
+    padding = call.get(4, [0])
+    if isinstance(padding, str) or any(padding):
+        return inputs, weight
+    for dim in range(2, inputs.rank):
+        read, given = _along_only(weight, dim), _along_only(inputs, dim)
+        if read and given and inputs.shape[dim] == weight.shape[dim]:
+            for factor in (*read[1:], *given):
+                call.coupler.unite(factor.reshape(-1), read[0].reshape(-1))
+            call.coupler.consume(read[0])
+            call.coupler.gate((0,), dim - inputs.rank)
+            inputs, weight = _without(inputs, given), _without(weight, read)
+    return inputs, weight
+
+
+def _along_only(value: Value, dim: int) -> list[Factor]:
+    return [factor for factor in value.factors if varying(factor) == (dim,)]
+
+
+def _without(value: Value, gone: list[Factor]) -> Value:
+    rest = tuple(f for f in value.factors if all(f is not other for other in gone))
+    return replace(value, factors=rest)
 
 
 def whole_groups_go(channels: int, groups: int) -> bool:
