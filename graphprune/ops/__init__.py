@@ -1,6 +1,7 @@
 """Op rules by family; importing this package registers them all."""
 
 import graphprune.ops.attention
+import graphprune.ops.attention_kernels
 import graphprune.ops.contraction
 import graphprune.ops.convolution
 import graphprune.ops.creation

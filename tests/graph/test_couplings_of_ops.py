@@ -378,3 +378,36 @@ def test_a_weight_made_by_the_network_is_exact() -> None:
     assert_samplewise(graph)
     graph = assert_exact(Hyper(), (torch.randn(2, 4),))
     assert len(graph.groups) == 1
+
+
+class Kernel(nn.Module):
+    """Attention by one backend."""
+
+    def __init__(self, kernel: Callable[..., tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.q, self.k, self.v = nn.Linear(6, 12), nn.Linear(6, 12), nn.Linear(6, 12)
+        self.out = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (2, 6)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        # Fixed numbers per head keep the heads, so that columns go.
+        q = q * torch.tensor([1.0, 2.0], dtype=x.dtype)[:, None, None]
+        return self.out(self.kernel(q, k, v)[0].transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "groups"),
+    [
+        # It wants values as wide as queries.
+        (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, {"q.weight": 6}),
+        (torch.ops.aten._scaled_dot_product_attention_math, {"q.weight": 6, "v.weight": 6}),
+    ],
+    ids=["cpu", "math"],
+)
+def test_backend_of_attention_is_exact(
+    kernel: Callable[..., tuple[Tensor, ...]], groups: dict[str, int]
+) -> None:
+    graph = assert_exact(Kernel(kernel), (torch.randn(2, 5, 6),), seeds=range(4))
+    assert {group.name: len(group) for group in graph.groups} == groups
+    assert_samplewise(graph)
