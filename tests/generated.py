@@ -190,6 +190,80 @@ class AttentionPiece(Piece):
         return x + self.proj(y).transpose(1, 2).reshape(n, self.width, SIZE, SIZE)
 
 
+class RollPiece(Piece):
+    def __init__(self, width: int) -> None:
+        super().__init__(width + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x.roll((2, 1), (1, 3)), (0, 0, 0, 0, 2, -1))
+
+
+class RunningPiece(Piece):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.tanh().cumprod(1) + 0.1 * x.cumsum(1)
+
+
+class TransposedPiece(Piece):
+    def __init__(self, width: int) -> None:
+        super().__init__(8)
+        groups = next(g for g in (4, 3, 2, 1) if width % g == 0 and 8 % g == 0)
+        self.conv = nn.ConvTranspose2d(width, 8, 3, padding=1, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class RecurrentPiece(Piece):
+    def __init__(self, width: int) -> None:
+        super().__init__(6)
+        self.rnn = nn.GRU(width, 3, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.rnn(x.mean(3).transpose(1, 2))
+        return y.transpose(1, 2)[..., None].expand(-1, -1, -1, SIZE)
+
+
+class SortedPiece(Piece):
+    """Positions in the order of their means."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.flatten(2).transpose(1, 2)
+        order = y.mean(-1).argsort(1)
+        y = y.gather(1, order.unsqueeze(-1).expand(-1, -1, self.width))
+        return y.transpose(1, 2).reshape(x.shape)
+
+
+class WindowPiece(Piece):
+    def __init__(self, width: int) -> None:
+        super().__init__(5)
+        self.fc = nn.Linear(9 * width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(F.unfold(x, 3, padding=1).transpose(1, 2)).transpose(1, 2)
+        return y.unflatten(2, (SIZE, SIZE))
+
+
+class HeadTablePiece(Piece):
+    """A table of heads and columns, and a product by einsum."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(6)
+        self.weight = nn.Parameter(torch.randn(width, 2, 3) / width)
+        self.table = nn.Parameter(torch.randn(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.einsum("bchw,cnd->bndhw", x, self.weight)
+        return (y + self.table[..., None, None]).flatten(1, 2)
+
+
+class WrittenPiece(Piece):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.clone()
+        y[:, :, 0] = 2 * x[:, :, 1]
+        y[:, :1] = 0.5
+        return y.index_add(2, torch.tensor([0, 2]), x[:, :, 1:3].tanh())
+
+
 PIECES: tuple[type[Piece], ...] = (
     ConvPiece,
     ResidualPiece,
@@ -209,6 +283,14 @@ PIECES: tuple[type[Piece], ...] = (
     StackPiece,
     GatedPiece,
     AttentionPiece,
+    RollPiece,
+    RunningPiece,
+    TransposedPiece,
+    RecurrentPiece,
+    SortedPiece,
+    WindowPiece,
+    HeadTablePiece,
+    WrittenPiece,
 )
 
 
