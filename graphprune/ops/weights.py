@@ -37,5 +37,6 @@ def _weight_norm(call: OpCall) -> Value:
         scaled = weight * torch.where(nothing, 0, lengths / roots)
         return (scaled, lengths) if several else scaled
 
-    call.coupler.statistic((0,), dims, masked_weight_norm)
+    # Along the slices, too: the length of an absent one is 0, and nothing may be divided by it.
+    call.coupler.statistic((0,), tuple(range(value.rank)), masked_weight_norm)
     return merge(call.coupler, [value, call.value(1)], call.shape)
