@@ -133,6 +133,9 @@ def _slice_conv(layer: _Layer) -> None:
     assert isinstance(conv, nn.modules.conv._ConvNd)
     produced, consumed = (1, 0) if conv.transposed else (0, 1)
     outputs, inputs = layer.along(produced), layer.along(consumed)
+    if conv.transposed and conv.groups > 1 and layer.node is not None:
+        _count_channels(layer, conv)
+        return
     if conv.groups == conv.in_channels == conv.out_channels and outputs:
         tp.prune_depthwise_conv_out_channels(conv, outputs)
         return
@@ -147,6 +150,17 @@ def _slice_conv(layer: _Layer) -> None:
         # Whole groups may have gone, which torch-pruning does not know of.
         conv.groups = int(_argument(layer.node, "groups"))
         conv.in_channels = conv.weight.shape[1] * conv.groups
+
+
+def _count_channels(layer: _Layer, conv: nn.modules.conv._ConvNd) -> None:
+    """Set what a grouped transposed convolution says of itself; its weight is sliced with the rest.
+
+    torch-pruning takes the first axis of its weight, all input channels, for those of one group.
+    """
+    assert layer.node is not None
+    conv.groups = int(_argument(layer.node, "groups"))
+    conv.in_channels = conv.weight.shape[0] - len(layer.along(0))
+    conv.out_channels = (conv.weight.shape[1] - len(layer.along(1))) * conv.groups
 
 
 def _slice_linear(layer: _Layer) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from graphprune.export.onnx_file import export_onnx
 from graphprune.graph import trace
+from graphprune.inplace import prune_in_place_of
 from graphprune.surgery import cut
 from graphprune.verify.validation import validate
 from tests.helpers import assert_exact, assert_samplewise, random_kept, randomize
@@ -74,6 +75,24 @@ def test_grouped_convolution(name: str, rank: int, transposed: bool) -> None:
     grouped = build(inputs, outputs, 3, stride=2, padding=1, groups=n_groups)
     model = nn.Sequential(plain(3, inputs, 1), nn.ReLU(), grouped, nn.ReLU(), plain(outputs, 2, 1))
     check(model, (torch.randn(2, 3, *[5] * rank),), groups)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_grouped_transposed_convolution_sliced_in_place(name: str) -> None:
+    inputs, outputs, n_groups, _ = GROUPED[name]
+    torch.manual_seed(0)
+    grouped = nn.ConvTranspose2d(inputs, outputs, 3, groups=n_groups)
+    model = nn.Sequential(nn.Conv2d(3, inputs, 1), grouped, nn.Conv2d(outputs, 2, 1)).double()
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    graph = trace(model, (x,))
+    kept = random_kept(graph, 0.4, 0)
+    sliced = prune_in_place_of(model, graph, kept)
+    assert torch.allclose(sliced(x), cut(graph, kept)(x), atol=1e-12)
+    sizes = sliced[1].weight.shape
+    assert (sliced[1].in_channels, sliced[1].out_channels) == (
+        sizes[0],
+        sizes[1] * sliced[1].groups,
+    )
 
 
 class SpannedWindow(nn.Module):
