@@ -222,6 +222,16 @@ def _slice_embedding(layer: _Layer) -> None:
     tp.prune_embedding_out_channels(layer.module, layer.along(1))
 
 
+def _slice_recurrent(layer: _Layer) -> None:
+    """Set the sizes that a recurrent layer checks; its weights are sliced with the rest."""
+    module = layer.module
+    assert isinstance(module, nn.RNNBase | nn.RNNCellBase)
+    end = "_l0" if isinstance(module, nn.RNNBase) else ""
+    for kind, name in (("ih", "input_size"), ("hh", "hidden_size")):
+        gone = layer.removed.get(f"weight_{kind}{end}", {}).get(1, ())
+        setattr(module, name, getattr(module, name) - len(gone))
+
+
 _SLICERS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[_Layer], None]], ...]
 _SLICERS = (
     (nn.modules.conv._ConvNd, _slice_conv),
@@ -233,6 +243,7 @@ _SLICERS = (
     (nn.GroupNorm, _slice_group_norm),
     (nn.PReLU, _slice_prelu),
     (nn.Embedding, _slice_embedding),
+    ((nn.RNNBase, nn.RNNCellBase), _slice_recurrent),
 )
 """By kind of layer, the first that fits."""
 

@@ -248,6 +248,18 @@ class HandMade(nn.Module):
         return self.out(state)
 
 
+@pytest.mark.parametrize("build", [lambda: Recurrent(nn.LSTM, num_layers=2), LastState])
+def test_recurrent_layer_sliced_in_place(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = build().double().eval()
+    shape = (2, 7, 6) if isinstance(model, LastState) else (2, 1, 8, 12)
+    x = torch.randn(shape, dtype=torch.float64)
+    graph = trace(model, (x,))
+    kept = random_kept(graph, 0.4, 0)
+    sliced = prune_in_place_of(model, graph, kept)
+    assert torch.allclose(sliced(x), cut(graph, kept)(x), atol=1e-12)
+
+
 # ---- weights that are computed ------------------------------------------------------------------
 
 
