@@ -257,6 +257,7 @@ _COUNTED: dict[str, _Count] = {
     **{f"aten.{name}.default": _general_convolution for name in ("convolution", "_convolution")},
     **{f"aten.{name}.default": _matrix_product(0) for name in ("linear", "matmul", "mm", "bmm")},
     **{f"aten.{name}.default": _matrix_product(1) for name in ("addmm", "baddbmm")},
+    "torchvision.deform_conv2d.default": _convolution,
     **{f"aten.{name}.default": _tensordot for name in ("tensordot", "inner")},
     "aten.bilinear.default": _bilinear,
     **{f"aten.{name}_cell.default": _cell for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},

@@ -20,6 +20,7 @@ import graphprune.ops.scatter
 import graphprune.ops.slicing
 import graphprune.ops.softmax
 import graphprune.ops.spatial
+import graphprune.ops.torchvision
 import graphprune.ops.weights  # noqa: F401 - this and the ones above register rules
 from graphprune.ops.registry import (
     OpCall,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from graphprune.export.onnx_file import export_onnx
@@ -538,3 +539,42 @@ def test_ops_without_a_batch_see_the_channels() -> None:
 
     graph = assert_exact(First(), (torch.randn(2, 3, 8, 8),))
     assert {group.name: len(group) for group in graph.groups} == {"a.weight": 6, "b.weight": 5}
+
+
+# ---- ops of torchvision -------------------------------------------------------------------------
+
+
+class Deformed(nn.Module):
+    """A deformable convolution, whose offsets stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.offset = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 18, 3, padding=1)
+        self.deform, self.out = torchvision.ops.DeformConv2d(6, 5, 3, padding=1), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        return self.out(self.deform(x, self.offset(x)).mean((2, 3)))
+
+
+class Regions(nn.Module):
+    """Fixed regions of every image of a batch, pooled and classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(24, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        which = torch.arange(x.shape[0], dtype=x.dtype)[:, None]
+        corners = torch.tensor([[1.0, 1.0, 5.0, 6.0]], dtype=x.dtype).expand(x.shape[0], -1)
+        rois = torch.cat([which, corners], 1)
+        return self.out(torchvision.ops.roi_align(self.a(x), rois, 2, aligned=True).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("build", "groups"),
+    [(Deformed, {"a.weight": 6, "deform.weight": 5}), (Regions, {"a.weight": 6})],
+)
+def test_ops_of_torchvision(build: Callable[[], nn.Module], groups: Groups) -> None:
+    torch.manual_seed(0)
+    check(build(), (torch.randn(2, 3, 8, 8),), groups)
