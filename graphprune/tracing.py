@@ -61,14 +61,15 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
 
     Raises:
         TraceError: ``torch.export`` refuses the model, it writes in place where that cannot be
-            followed, a name in it is not one that can be written into generated code, or the trace
-            computes something else than the model.
+            followed, a name in it is not one that can be written into generated code, a size in it
+            depends on the data, or the trace computes something else than the model.
     """
     check_names(model)
     inputs = _with_batch_of_two(tuple(example_inputs))
     evaluated = _evaluation_copy(model)
     program, dynamic = export_program(evaluated, inputs)
     module = _functional_module(program)
+    _require_known_sizes(module)
     restore_batch_norms(module)
     name_shuffles(module)
     drop_identity_strides(module)
@@ -81,6 +82,23 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         unused=_unused(module),
         batch_size=_batch_size(inputs),
     )
+
+
+def _require_known_sizes(module: fx.GraphModule) -> None:
+    """Refuse tensors whose sizes are known only when the network runs.
+
+    Raises:
+        TraceError: There is one, such as what a mask picks.
+    """
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+    for node in module.graph.nodes:
+        for made in pytree.tree_leaves(node.meta.get("val")):
+            if isinstance(made, torch.Tensor) and any(map(free_unbacked_symbols, made.shape)):
+                raise TraceError(
+                    f"{node.target} makes a tensor whose size depends on the data{_where(node)}",
+                    hint="pick as many entries of every input, by an index or topk, not by a mask",
+                )
 
 
 def _require_same_function(
