@@ -145,7 +145,16 @@ def _functional_module(program: ExportedProgram) -> fx.GraphModule:
         except Exception:  # it raises many unrelated types; the first reason is the clearer one
             raise refused from None
         functionalize(module)
+        _allow_copies(module)
     return module
+
+
+def _allow_copies(module: fx.GraphModule) -> None:
+    """Reshape instead of view: without writes, tensors may lie otherwise in memory."""
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    module.recompile()
 
 
 def _graph_module(program: ExportedProgram) -> fx.GraphModule:

@@ -178,3 +178,22 @@ def test_a_trace_that_computes_something_else_is_refused() -> None:
     noisy = Written(lambda x: F.dropout(x, training=True))
     with pytest.raises(TraceError, match="the traced network differs from Written"):
         trace(noisy, (torch.randn(2, 3, 4, 4),))
+
+
+def test_views_behind_a_write_do_not_depend_on_the_memory_layout() -> None:
+    """Without writes torch takes ``flatten`` for a view; ``roll`` lays tensors out otherwise."""
+
+    class Rolled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 5, 1)
+            self.weight, self.out = nn.Parameter(torch.randn(6, 2, 3)), nn.Linear(80, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x).clone()
+            x[:, :, 0] = 2 * x[:, :, 1]
+            x = torch.einsum("bchw,cxy->bxyhw", x, self.weight).flatten(1, 2)
+            return self.out(F.relu(self.b(x.roll(1, 3))).flatten(1))
+
+    graph = assert_exact(Rolled(), (torch.randn(2, 3, 4, 4),))
+    assert {group.name: len(group) for group in graph.groups} == {"a.weight": 6, "b.weight": 5}
