@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graphprune.labels.algebra import merge_shifted
+from graphprune.labels.algebra import merge, merge_shifted
 from graphprune.labels.value import Factor, Value, drop_dim, insert_dim, varying
 from graphprune.ops.passing import across
 from graphprune.ops.registry import OpCall, rewrite, rule
@@ -48,9 +48,13 @@ def general_convolution(call: OpCall) -> Value:
     return _convolve(call, int(call.get(8, 1)), transposed=bool(call.get(6)))
 
 
+Vectors = tuple[Factor, ...]
+"""Atoms along one axis: none where it has a fixed size, several where it was flattened."""
+
+
 @dataclass(frozen=True)
 class _Channels:
-    """The vectors of atoms that meet in a convolution; None where an axis has a fixed size.
+    """The vectors of atoms that meet in a convolution.
 
     Args:
         call: The call.
@@ -63,14 +67,10 @@ class _Channels:
 
     call: OpCall
     groups: int
-    given: Factor | None
-    across: Factor | None
-    inside: Factor | None
+    given: Vectors
+    across: Vectors
+    inside: Vectors
     transposed: bool
-
-    def present(self, *vectors: Factor | None) -> list[Factor]:
-        """Return those of some vectors that are not None."""
-        return [vector for vector in vectors if vector is not None]
 
 
 def _convolve(call: OpCall, groups: int, *, transposed: bool) -> Value:
@@ -81,6 +81,8 @@ def _convolve(call: OpCall, groups: int, *, transposed: bool) -> Value:
         batched, weight = _contract_windows(call, batched, weight)
     given, passed = _input_channels(call, batched)
     across, inside = _weight_axes(call, weight)
+    if groups > 1:
+        given, across, inside = (_one(call, vectors) for vectors in (given, across, inside))
     channels = _Channels(call, groups, given, across, inside, transposed)
     if groups > 1 and whole_groups_go(batched.shape[1], groups):
         out = _pass_groups(channels)
@@ -88,8 +90,8 @@ def _convolve(call: OpCall, groups: int, *, transposed: bool) -> Value:
         call.coupler.gate((0,), 1 - weight.rank)
         out = _drop_columns(channels)
     shape = (1, *call.shape) if alone else call.shape
-    along = () if out is None else (out.reshape(1, -1, *[1] * (weight.rank - 2)),)
-    result = Value(shape, passed + along)
+    along = (vector.reshape(1, -1, *[1] * (weight.rank - 2)) for vector in out)
+    result = Value(shape, (*passed, *along))
     result = result if bias is None else merge_shifted(call.coupler, result, [bias], 1)
     return drop_dim(result, 0) if alone else result
 
@@ -125,8 +127,8 @@ def whole_groups_go(channels: int, groups: int) -> bool:
     return width == 1 or groups >= width
 
 
-def _input_channels(call: OpCall, inputs: Value) -> tuple[Factor | None, tuple[Factor, ...]]:
-    """Split the input's factors into the channel vector and those that pass across channels."""
+def _input_channels(call: OpCall, inputs: Value) -> tuple[Vectors, Vectors]:
+    """Split the input's factors into channel vectors and those that pass across channels."""
     channels, passed = [], []
     for factor in across(call, inputs, _mixed(call, inputs), "positions that a convolution mixes"):
         if factor.shape[1] > 1:
@@ -136,7 +138,7 @@ def _input_channels(call: OpCall, inputs: Value) -> tuple[Factor | None, tuple[F
             channels.append(whole.reshape(-1))
         else:
             passed.append(factor)
-    return _one(call, channels), tuple(passed)
+    return tuple(channels), tuple(passed)
 
 
 def _mixed(call: OpCall, inputs: Value) -> list[int]:
@@ -150,7 +152,7 @@ def _mixed(call: OpCall, inputs: Value) -> list[int]:
     ]
 
 
-def _weight_axes(call: OpCall, weight: Value) -> tuple[Factor | None, Factor | None]:
+def _weight_axes(call: OpCall, weight: Value) -> tuple[Vectors, Vectors]:
     """Return the vectors of the weight's axes 0 and 1; a kernel's window is pinned."""
     sides: tuple[list[Factor], list[Factor]] = ([], [])
     for factor in weight.factors:
@@ -159,21 +161,22 @@ def _weight_axes(call: OpCall, weight: Value) -> tuple[Factor | None, Factor | N
             sides[dims[0]].append(factor.reshape(-1))
         else:
             call.coupler.pin(factor, "the window of a convolution")
-    return _one(call, sides[0]), _one(call, sides[1])
+    return tuple(sides[0]), tuple(sides[1])
 
 
-def _one(call: OpCall, vectors: list[Factor]) -> Factor | None:
+def _one(call: OpCall, vectors: Vectors) -> Vectors:
+    """Make several vectors of one axis the same."""
     for other in vectors[1:]:
         call.coupler.unite(vectors[0], other)
-    return vectors[0] if vectors else None
+    return vectors[:1]
 
 
-def _pass_groups(found: _Channels) -> Factor | None:
+def _pass_groups(found: _Channels) -> Vectors:
     """Whole groups go: a group's inputs and outputs exist together."""
     coupler, groups = found.call.coupler, found.groups
-    for factor in found.present(found.inside):
+    for factor in found.inside:
         coupler.pin(factor, "channels of one group of a grouped convolution")
-    wide = found.present(found.given, found.across)
+    wide = (*found.given, *found.across)
     heads = [coupler.collapse(factor.reshape(groups, -1), 1)[:, 0] for factor in wide]
     if len(heads) == 2:
         coupler.unite(heads[0], heads[1])
@@ -182,44 +185,41 @@ def _pass_groups(found: _Channels) -> Factor | None:
             coupler.pin(factor, "groups fed by an axis of fixed size")
     if not found.transposed:
         return found.across
-    return np.repeat(heads[0], _width(found.call, groups)) if heads else None
+    return tuple(np.repeat(head, _width(found.call, groups)) for head in heads[:1])
 
 
-def _drop_columns(found: _Channels) -> Factor | None:
+def _drop_columns(found: _Channels) -> Vectors:
     """Every group loses the same columns, so all groups stay equally wide."""
     if found.transposed:
-        out = found.inside
-        read = _columns(found, found.across)
-        produced = None if out is None else np.tile(out, found.groups)
+        out, read = found.inside, _columns(found, found.across)
+        produced = tuple(np.tile(vector, found.groups) for vector in out)
     else:
-        out = _columns(found, found.across)
-        read = found.inside
+        out, read = _columns(found, found.across), found.inside
         produced = found.across
     _consume(found.call, _columns(found, found.given), read)
-    if out is None or out.size == 1 < found.groups:
-        for factor in found.present(produced):
-            found.call.coupler.pin(factor, "one output of each group of a grouped convolution")
-        return produced
-    found.call.coupler.produce(out)
+    for vector in out:
+        if vector.size == 1 < found.groups:
+            found.call.coupler.pin(vector, "one output of each group of a grouped convolution")
+        else:
+            found.call.coupler.produce(vector)
     return produced
 
 
-def _columns(found: _Channels, vector: Factor | None) -> Factor | None:
+def _columns(found: _Channels, vectors: Vectors) -> Vectors:
     """Unite the same columns of all groups; return one atom per column."""
-    if vector is None:
-        return None
-    return found.call.coupler.collapse(vector.reshape(found.groups, -1), 0).reshape(-1)
+    split = (vector.reshape(found.groups, -1) for vector in vectors)
+    return tuple(found.call.coupler.collapse(columns, 0).reshape(-1) for columns in split)
 
 
-def _consume(call: OpCall, given: Factor | None, read: Factor | None) -> None:
-    if read is not None:
-        call.coupler.consume(read)
-    if given is not None and read is not None:
-        call.coupler.unite(given, read)
+def _consume(call: OpCall, given: Vectors, read: Vectors) -> None:
+    for vector in read:
+        call.coupler.consume(vector)
+    if given and read:
+        shape = given[0].shape
+        merge(call.coupler, [Value(shape, given), Value(shape, read)], shape)
         return
-    for factor in (given, read):
-        if factor is not None:
-            call.coupler.pin(factor, "consumed by an axis of fixed size")
+    for vector in (*given, *read):
+        call.coupler.pin(vector, "consumed by an axis of fixed size")
 
 
 def _width(call: OpCall, groups: int) -> int:
