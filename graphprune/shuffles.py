@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
+from graphprune.constants import add_constant
 from graphprune.shapes import Shape, result_shapes
 
 Permutation = npt.NDArray[np.int64]
@@ -114,14 +115,10 @@ def _shape(node: fx.Node) -> Shape:
 def _select(
     module: fx.GraphModule, node: fx.Node, source: fx.Node, dim: int, places: Permutation
 ) -> None:
-    taken = {name for name, _ in [*module.named_buffers(), *module.named_parameters()]}
-    name = f"{node.name}_places"
-    while name in taken:
-        name += "_"
-    module.register_buffer(name, torch.from_numpy(places.copy()), persistent=False)
+    constant = torch.from_numpy(places.copy())
+    index = add_constant(module, f"{node.name}_places", constant, node)
+    index.meta["val"] = constant
     with module.graph.inserting_before(node):
-        index = module.graph.get_attr(name)
-        index.meta["val"] = getattr(module, name)
         selected = module.graph.call_function(
             torch.ops.aten.index_select.default, (source, dim, index)
         )

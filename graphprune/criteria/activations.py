@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from graphprune.criteria.base import RankRequest, Scored, criterion
 from graphprune.game.reading import ActivationReader
-from graphprune.game.value import (
-    class_logits,
-    log_likelihood,
-    minus_cross_entropy,
-    sample_predictions,
-)
+from graphprune.game.value import class_logits, likelihood_of
 
 
 @criterion("apoz", needs_data=True)
@@ -49,14 +43,7 @@ def sensitivity(request: RankRequest) -> Scored:
     for index in range(reader.n_batches):
         with torch.enable_grad():
             outputs = reader.run(index, differentiable=True)
-            _likelihood(class_logits(outputs), reader.labels(index), generator).backward()
+            likelihood_of(class_logits(outputs), reader.labels(index), generator).backward()
         reader.add(lambda z: torch.zeros_like(z) if z.grad is None else z.grad.abs())
         request.progress("activation gradients", index + 1, reader.n_batches)
     return Scored(scores=reader.sums / request.images.n_images, evaluations=1)
-
-
-def _likelihood(logits: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-    if labels is not None:
-        logits = logits[: len(labels)]
-        return minus_cross_entropy(logits, logits, labels).sum()
-    return log_likelihood(logits, sample_predictions(logits, generator)).sum()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from torch import fx
 
@@ -9,10 +11,10 @@ from graphprune.analysis import overload_name
 from graphprune.criteria.base import RankRequest, Scored, criterion
 from graphprune.errors import OptionError
 from graphprune.graph import DependencyGraph
-from graphprune.ranking import Scores
+from graphprune.ops import argument
 from graphprune.tracing import named_tensors
 
-_WEIGHT_PLACE = {"aten.batch_norm.default": 1, "aten.instance_norm.default": 1}
+_NORMS = {"aten.batch_norm.default": 1, "aten.instance_norm.default": 1}
 
 
 @criterion("bn-scale", needs_data=False)
@@ -29,11 +31,12 @@ def bn_scale(request: RankRequest) -> Scored:
         arXiv 1708.06519.
     """
     graph = request.graph
+    tensors = named_tensors(graph.program.module)
     sums, counts = np.zeros(graph.n_units), np.zeros(graph.n_units)
-    for name in _weights(graph):
+    for name in norm_weights(graph, _NORMS):
         units = graph.parameter_units.get(name, {}).get(0)
         if units is not None:
-            scale = named_tensors(graph.program.module)[name].detach().cpu().double().abs().numpy()
+            scale = tensors[name].detach().cpu().double().abs().numpy()
             np.add.at(sums, units[units >= 0], scale[units >= 0])
             np.add.at(counts, units[units >= 0], 1)
     if not counts.any():
@@ -42,19 +45,20 @@ def bn_scale(request: RankRequest) -> Scored:
             hint="use another criterion, e.g. --criterion group-magnitude",
         )
     without = tuple(group.name for group in graph.groups if not counts[group.span].all())
-    return Scored(scores=_mean(sums, counts), left_alone=without)
+    return Scored(scores=sums / counts.clip(1), left_alone=without)
 
 
-def _mean(sums: Scores, counts: Scores) -> Scores:
-    return sums / np.maximum(counts, 1)
+def norm_weights(graph: DependencyGraph, norms: Mapping[str, int]) -> dict[str, str]:
+    """Return the weights of norms by name, with the overload that reads each.
 
-
-def _weights(graph: DependencyGraph) -> list[str]:
-    """Return the weights of all batch and instance norms, each once."""
-    found: dict[str, None] = {}
+    Args:
+        graph: The network.
+        norms: Overloads, and where the weight stands among their arguments.
+    """
+    found: dict[str, str] = {}
     for node in graph.nodes.values():
-        place = _WEIGHT_PLACE.get(overload_name(node)) if node.op == "call_function" else None
-        weight = node.args[place] if place is not None else None
+        overload = overload_name(node) if node.op == "call_function" else ""
+        weight = argument(node, norms[overload]) if overload in norms else None
         if isinstance(weight, fx.Node) and str(weight.target) in graph.program.aliases:
-            found[graph.program.aliases[str(weight.target)]] = None
-    return list(found)
+            found[graph.program.aliases[str(weight.target)]] = overload
+    return found

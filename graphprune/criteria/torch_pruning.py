@@ -14,19 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from graphprune.analysis import overload_name
 from graphprune.criteria.base import RankRequest, Scored, criterion
+from graphprune.criteria.scales import norm_weights
 from graphprune.errors import OptionError
 from graphprune.game.evaluation import filled_up
-from graphprune.game.value import (
-    class_logits,
-    log_likelihood,
-    minus_cross_entropy,
-    sample_predictions,
-)
+from graphprune.game.value import class_logits, likelihood_of
 from graphprune.graph import DependencyGraph
 from graphprune.groups import Member, PruningGroup
 from graphprune.tracing import named_tensors
@@ -42,7 +37,9 @@ FIRST_ORDER = ("GroupTaylor", "Taylor")
 SECOND_ORDER = ("GroupHessian", "Hessian")
 """Those that look at the mean squared gradient of single images."""
 
-_NORMS = {"aten.batch_norm.default": (1, "batch"), "aten.layer_norm.default": (2, "layer")}
+_BATCH_NORM = "aten.batch_norm.default"
+_NORMS = {_BATCH_NORM: 1, "aten.layer_norm.default": 2}
+"""Norms that its importances know, and where their weight stands among the arguments."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ class _StandIns:
     def __init__(self, graph: DependencyGraph, gradients: Mapping[str, Tensor]) -> None:
         self._tensors = named_tensors(graph.program.module)
         self._gradients = gradients
-        self._norms = _norm_weights(graph)
+        self._norms = norm_weights(graph, _NORMS)
 
     def of(self, group: PruningGroup) -> Iterator[_Item]:
         """Yield a stand-in for every axis of a layer's or norm's weight, producers first."""
@@ -166,7 +163,7 @@ def _stand_in(rows: Tensor, slopes: Tensor | None, norm: str | None) -> _Depende
             nn.Linear(width, count, bias=False, device="meta"),
             function.prune_linear_out_channels,
         )
-    elif norm == "batch":
+    elif norm == _BATCH_NORM:
         layer, handler = nn.BatchNorm1d(count), function.prune_batchnorm_out_channels
     else:
         layer, handler = nn.LayerNorm(count), function.prune_layernorm_out_channels
@@ -176,16 +173,6 @@ def _stand_in(rows: Tensor, slopes: Tensor | None, norm: str | None) -> _Depende
         weight.grad = slopes if norm is None else slopes.mean(1)
     layer.register_parameter("weight", weight)
     return _Dependency(_Target(layer), handler)
-
-
-def _norm_weights(graph: DependencyGraph) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for node in graph.nodes.values():
-        place, kind = _NORMS.get(overload_name(node), (0, "")) if node.args else (0, "")
-        weight = node.args[place] if kind and place < len(node.args) else None
-        if isinstance(weight, fx.Node) and str(weight.target) in graph.program.aliases:
-            found[graph.program.aliases[str(weight.target)]] = kind
-    return found
 
 
 def _gradients(request: RankRequest, *, squared: bool) -> dict[str, Tensor]:
@@ -204,17 +191,10 @@ def _gradients(request: RankRequest, *, squared: bool) -> dict[str, Tensor]:
         with torch.enable_grad():
             inputs = (filled_up(request.graph, x) for x in batch.inputs)
             logits = class_logits(pytree.tree_leaves(module(*inputs)))[: batch.n_images]
-            found = torch.autograd.grad(
-                _loss(logits, batch.labels, generator), list(weights.values()), allow_unused=True
-            )
+            loss = -likelihood_of(logits, batch.labels, generator)
+            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         for name, gradient in zip(weights, found, strict=True):
             if gradient is not None:
                 sums[name] += gradient.square() if squared else gradient
         request.progress("gradients", index + 1, len(images.batches))
     return {name: total / images.n_images for name, total in sums.items()}
-
-
-def _loss(logits: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-    if labels is not None:
-        return -minus_cross_entropy(logits, logits, labels).sum()
-    return -log_likelihood(logits, sample_predictions(logits, generator)).sum()

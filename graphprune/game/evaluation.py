@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from graphprune.data import Batch, CalibrationBatches
 from graphprune.errors import DataError, ModelError, OptionError
@@ -322,10 +321,9 @@ def _units_of_predictions(graph: DependencyGraph) -> tuple[int | None, Mapping[i
     """Return the place of the output that holds predictions, and the units along its dims."""
     if not graph.output_units:
         return None, {}
-    with torch.inference_mode():
-        outputs = pytree.tree_leaves(graph.program.module(*graph.example_inputs))
+    nodes = (graph.nodes.get(output.node) for output in graph.outputs)
     try:
-        place = class_output(outputs)
+        place = class_output([None if node is None else node.meta.get("val") for node in nodes])
     except ModelError:
         return None, {}
     return place, graph.output_units.get(place, {})

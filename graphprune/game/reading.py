@@ -36,6 +36,7 @@ class ActivationReader:
         self._data = data.rebatched(passes_of(graph)).to(device=device)
         module = graph.program.module
         on_device = module if device == "cpu" else copy.deepcopy(module).to(device)
+        self._units = _units_read(graph)
         self._reader = _Reader(on_device, frozenset(self._units))
         self._batch: Batch = self._data.batches[0]
         self.sums = np.zeros(graph.n_units)
@@ -45,17 +46,6 @@ class ActivationReader:
     def n_batches(self) -> int:
         """Number of batches."""
         return len(self._data.batches)
-
-    @property
-    def _units(self) -> Mapping[str, Mapping[int, UnitIds]]:
-        """By node and dim, the units of activations that some op adds up."""
-        found: dict[str, dict[int, UnitIds]] = {}
-        for gate, units in self._graph.gates():
-            source = self._graph.input_node(gate.op, gate.path)
-            value = self._graph.analysis.values[source.name, None]
-            if not value.constant:
-                found.setdefault(source.name, {})[gate.dim % value.rank] = units
-        return found
 
     def labels(self, index: int) -> Tensor | None:
         """Return the labels of a batch, if there are any."""
@@ -117,6 +107,17 @@ class _Reader(fx.Interpreter):
             result.retain_grad()
         self.read[n.name] = result
         return result
+
+
+def _units_read(graph: DependencyGraph) -> Mapping[str, Mapping[int, UnitIds]]:
+    """Return, by node and dim, the units of activations that some op adds up."""
+    found: dict[str, dict[int, UnitIds]] = {}
+    for gate, units in graph.gates():
+        source = graph.input_node(gate.op, gate.path)
+        value = graph.analysis.values[source.name, None]
+        if not value.constant:
+            found.setdefault(source.name, {})[gate.dim % value.rank] = units
+    return found
 
 
 def _sample_of(place: BatchPlace, size: int) -> np.ndarray[Any, np.dtype[np.int64]]:

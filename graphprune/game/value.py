@@ -186,6 +186,16 @@ def sample_predictions(
     return drawn.reshape(reference.shape[:-1]).to(reference.device)
 
 
+def likelihood_of(logits: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Return the log-likelihood of the labels, or of predictions drawn where there are none.
+
+    Summed over the images; the unpruned network's own logits.
+    """
+    if labels is not None:
+        return minus_cross_entropy(logits, logits, labels).sum()
+    return log_likelihood(logits, sample_predictions(logits, generator)).sum()
+
+
 def log_likelihood(logits: Tensor, drawn: Tensor, gates: Tensor | None = None) -> Tensor:
     """Return the log-likelihood of drawn predictions, (images,), divided by ``sqrt(positions)``.
 

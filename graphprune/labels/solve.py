@@ -63,10 +63,11 @@ def solve(reports: Reports, values: Mapping[Key, Value]) -> Solution[Key]:
         reports: What the rules reported.
         values: Every tensor of the graph by any key.
     """
-    solver = _solved(reports, values, frozenset())
+    factors = _distinct_factors(values.values())
+    solver = _solved(reports, values, factors, frozenset())
     stuck = solver.stuck(reports.spans)
     if stuck:
-        other = _solved(reports, values, stuck)
+        other = _solved(reports, values, factors, stuck)
         if other.n_units() > solver.n_units():
             solver = other
     pinned = solver.pinned_mask()
@@ -74,20 +75,24 @@ def solve(reports: Reports, values: Mapping[Key, Value]) -> Solution[Key]:
     return Solution(solver.class_of, solver.n_classes, axes, solver.pinned(), tuple(solver.settled))
 
 
-def _solved(reports: Reports, values: Mapping[Key, Value], by_columns: frozenset[int]) -> _Solver:
+def _solved(
+    reports: Reports,
+    values: Mapping[Key, Value],
+    factors: list[Factor],
+    by_columns: frozenset[int],
+) -> _Solver:
     """Solve with the spans ``by_columns`` losing slices along the dim that their op sums over."""
     solver = _Solver(reports, by_columns)
-    distinct = _distinct_factors(values.values())
     while (
         solver.follow()
         or solver.hold()
-        or solver.close(distinct)
+        or solver.close(factors)
         or solver.choose()
         or solver.reconcile(values.values())
         or solver.settle()
     ):
         pass
-    solver.pin_whole_axes(distinct)
+    solver.pin_whole_axes(factors)
     return solver
 
 
@@ -197,25 +202,21 @@ class _Solver:
         return changed
 
     def choose(self) -> bool:
-        """Let what meets several factors follow the one with most units; whether any did."""
-        pinned = self.pinned_mask()
+        """Let what meets several factors follow the one that can lose most; whether any is left.
 
-        def n_units(factor: Factor) -> int:
-            present = distinct(self.class_of[factor])
-            return int((~pinned[present]).sum())
-
-        for choice in self._choices[:1]:
-            best = max(choice.factors, key=n_units)
-            self._unite_at(choice.op, best, choice.follower)
-            for other in choice.factors:
-                if other is not best:
-                    reason = "shares its axis with units of another kind"
-                    self._pins.append(Pin(distinct(other), reason, choice.op))
-        changed = bool(self._choices)
-        self._choices = self._choices[1:]
-        if changed:
-            self._components()
-        return changed
+        One at a time: what is pinned here counts for the next.
+        """
+        if not self._choices:
+            return False
+        choice, *self._choices = self._choices
+        best = max(choice.factors, key=self._n_removable)
+        self._unite_at(choice.op, best, choice.follower)
+        for other in choice.factors:
+            if other is not best:
+                reason = "shares its axis with units of another kind"
+                self._pins.append(Pin(distinct(other), reason, choice.op))
+        self._components()
+        return True
 
     def close(self, factors: list[Factor]) -> bool:
         """Unite rows or columns of factors that depend on several dims; whether any did."""
@@ -302,8 +303,10 @@ class _Solver:
 
     def n_units(self) -> int:
         """How many classes that a layer computes may go."""
-        present = distinct(self.class_of[self._produced])
-        return int((~self.pinned_mask()[present]).sum())
+        return self._n_removable(self._produced)
+
+    def _n_removable(self, atoms: Factor) -> int:
+        return int((~self.pinned_mask()[distinct(self.class_of[atoms])]).sum())
 
     def pinned_mask(self) -> npt.NDArray[np.bool_]:
         """Return which classes are pinned."""

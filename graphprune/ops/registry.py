@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
-
 from graphprune.errors import OptionError
 from graphprune.labels.coupler import Coupler
 from graphprune.labels.value import Shape, Value
+from graphprune.ops.kept import overload_of
 from graphprune.ops.resize import Resize
 
 Result = Value | tuple[Value | None, ...]
@@ -123,9 +122,8 @@ class OpCall:
 @cache
 def _positions(overload: str) -> Mapping[str, int]:
     """Return the place of every argument of an overload by its name."""
-    namespace, packet, name = overload.split(".")
-    found = getattr(getattr(getattr(torch.ops, namespace), packet), name)
-    return {argument.name: place for place, argument in enumerate(found._schema.arguments)}
+    declared = overload_of(overload)._schema.arguments
+    return {argument.name: place for place, argument in enumerate(declared)}
 
 
 def rule(*overloads: str) -> Callable[[Rule], Rule]:

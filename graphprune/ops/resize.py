@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
+from graphprune.constants import add_constant
+
 Kept = npt.NDArray[np.int64]
 """Indices along an axis that remain, ascending."""
 
@@ -106,14 +108,7 @@ class Resize:
         """Add a constant of its own to the network; return the node that reads it."""
         module = self.node.graph.owning_module
         assert module is not None
-        tensors = [*module.named_parameters(), *module.named_buffers()]
-        taken = {name for name, _ in [*tensors, *module.named_children()]}
-        name = f"{self.node.name}_index"
-        while name in taken:
-            name += "_"
-        module.register_buffer(name, tensor, persistent=False)
-        with self.node.graph.inserting_before(self.node):
-            return self.node.graph.get_attr(name)
+        return add_constant(module, f"{self.node.name}_index", tensor, self.node)
 
     def retarget(self, target: Any, arguments: tuple[Any, ...]) -> None:
         """Call another overload with these arguments instead."""
