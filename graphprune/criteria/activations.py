@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from graphprune.criteria.base import RankRequest, Scored, criterion
 from graphprune.game.reading import ActivationReader
@@ -23,9 +24,17 @@ def apoz(request: RankRequest) -> Scored:
     for index in range(reader.n_batches):
         with torch.no_grad():
             reader.run(index)
-        reader.add(lambda z: (z > 0).to(torch.float64), weigh=torch.ones_like)
+            reader.add(_positive)
+            share = reader.filled(index)
+            if share:  # what fills a batch up counts for nothing
+                reader.run(index, first_only=True)
+                reader.add(_positive, times=-share)
         request.progress("activations", index + 1, reader.n_batches)
     return Scored(scores=reader.sums / reader.weights.clip(1), evaluations=1)
+
+
+def _positive(z: Tensor) -> Tensor:
+    return (z > 0).to(torch.float64)
 
 
 @criterion("sensitivity", needs_data=True)

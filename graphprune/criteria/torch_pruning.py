@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from graphprune.criteria.base import RankRequest, Scored, criterion
 from graphprune.criteria.scales import norm_weights
 from graphprune.errors import OptionError
-from graphprune.game.evaluation import filled_up
+from graphprune.game.evaluation import filled_up, passes_of
 from graphprune.game.value import class_logits, likelihood_of
 from graphprune.graph import DependencyGraph
 from graphprune.groups import Member, PruningGroup
@@ -186,7 +186,8 @@ def _gradients(request: RankRequest, *, squared: bool) -> dict[str, Tensor]:
         weight.requires_grad_()
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     generator = torch.Generator().manual_seed(request.seed)
-    images = request.images.rebatched(1 if squared else 64).to(device=request.device)
+    size = 1 if squared else passes_of(request.graph)
+    images = request.images.rebatched(size).to(device=request.device)
     for index, batch in enumerate(images.batches):
         with torch.enable_grad():
             inputs = (filled_up(request.graph, x) for x in batch.inputs)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from graphprune.batching import BatchPlace
-from graphprune.data import Batch, CalibrationBatches
+from graphprune.data import CalibrationBatches
 from graphprune.game.evaluation import filled_up, passes_of
 from graphprune.graph import DependencyGraph
 from graphprune.groups import UnitIds
@@ -38,7 +37,6 @@ class ActivationReader:
         on_device = module if device == "cpu" else copy.deepcopy(module).to(device)
         self._units = _units_read(graph)
         self._reader = _Reader(on_device, frozenset(self._units))
-        self._batch: Batch = self._data.batches[0]
         self.sums = np.zeros(graph.n_units)
         self.weights = np.zeros(graph.n_units)
 
@@ -51,43 +49,41 @@ class ActivationReader:
         """Return the labels of a batch, if there are any."""
         return self._data.batches[index].labels
 
-    def run(self, index: int, *, differentiable: bool = False) -> list[Any]:
-        """Run a batch and return the flat outputs, of its own images first.
+    def filled(self, index: int) -> float:
+        """Return which share of a batch's pass copies of its first image fill, see `filled_up`."""
+        first = self._data.batches[index].inputs[0]
+        return 1 - len(first) / len(filled_up(self._graph, first))
+
+    def run(
+        self, index: int, *, differentiable: bool = False, first_only: bool = False
+    ) -> list[Any]:
+        """Run a batch and return the flat outputs, of its own images only.
 
         Args:
             index: Number of the batch.
             differentiable: Activations that are read get a gradient in a backward pass.
+            first_only: Run as many copies of its first image.
         """
-        self._batch = self._data.batches[index]
+        batch = self._data.batches[index]
         self._reader.differentiable = differentiable
-        inputs = (filled_up(self._graph, x) for x in self._batch.inputs)
+        inputs = [filled_up(self._graph, x) for x in batch.inputs]
+        if first_only:
+            inputs = [x[:1].expand(x.shape).contiguous() for x in inputs]
         outputs = pytree.tree_leaves(self._reader.run(*inputs))
-        n_images = self._batch.n_images
-        return [x[:n_images] if isinstance(x, Tensor) and x.dim() else x for x in outputs]
+        return [x[: batch.n_images] if isinstance(x, Tensor) and x.dim() else x for x in outputs]
 
-    def add(self, function: Elementwise, *, weigh: Elementwise | None = None) -> None:
-        """Add up, unit by unit, what ``function`` makes of the activations of the last batch.
+    def add(self, function: Elementwise, *, times: float = 1.0) -> None:
+        """Add up, unit by unit, what ``function`` makes of the activations of the last pass.
 
         Args:
             function: Activation -> what to add up, of its shape.
-            weigh: Activation -> weights, which are added up as well.
+            times: A factor of it, and of the number of entries added up (in ``weights``).
         """
         for name, by_dim in self._units.items():
             read = self._reader.read[name]
             for dim, units in by_dim.items():
-                own = self._own_images(name, read, dim)
-                _add_at(self.sums, units, function(read).detach() * own, dim)
-                if weigh is not None:
-                    _add_at(self.weights, units, weigh(read.detach()) * own, dim)
-
-    def _own_images(self, name: str, read: Tensor, dim: int) -> Tensor:
-        """Return 1 for what belongs to the batch's own images and 0 for what fills it up."""
-        place = self._graph.batch_place(self._graph.nodes[name])
-        if place is None or not place.known or place.dim == dim:
-            return torch.ones((), device=read.device)
-        own = torch.from_numpy(_sample_of(place, read.shape[place.dim]) < self._batch.n_images)
-        shape = [-1 if k == place.dim else 1 for k in range(read.dim())]
-        return own.to(read.device).reshape(shape)
+                _add_at(self.sums, units, function(read).detach() * times, dim)
+                np.add.at(self.weights, units[units >= 0], times * read.numel() / read.shape[dim])
 
 
 class _Reader(fx.Interpreter):
@@ -118,13 +114,6 @@ def _units_read(graph: DependencyGraph) -> Mapping[str, Mapping[int, UnitIds]]:
         if not value.constant:
             found.setdefault(source.name, {})[gate.dim % value.rank] = units
     return found
-
-
-def _sample_of(place: BatchPlace, size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return which sample of the batch every entry along its dim belongs to."""
-    batch = size // (place.outer * place.repeats)
-    numbered = np.arange(size) // place.repeats % batch
-    return numbered.astype(np.int64)
 
 
 def _add_at(sums: np.ndarray[Any, Any], units: UnitIds, amounts: Tensor, dim: int) -> None:

@@ -19,6 +19,7 @@ from graphprune.graph import DependencyGraph, trace
 from graphprune.ranking import Scores
 from graphprune.selection import select
 from graphprune.surgery import cut
+from tests.game.networks import AnyBatch, FixedBatch
 from tests.helpers import batch_of, run
 from tests.networks import NETWORKS
 
@@ -348,3 +349,19 @@ def test_every_criterion_leaves_everything_as_it_was(
     assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
     assert torch.equal(rng, torch.get_rng_state())
     assert threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("name", [name for name in available() if needs_data(name)])
+def test_a_network_of_fixed_batch_scores_as_its_free_twin(name: str) -> None:
+    torch.manual_seed(0)
+    fixed, free = FixedBatch().double().eval(), AnyBatch().double().eval()
+    free.load_state_dict(fixed.state_dict())
+    x = torch.randn(5, 6, dtype=torch.float64)
+    data = as_batches((x, torch.tensor([0, 2, 1, 1, 0])))
+    if name.startswith("shapley"):
+        # Which coalitions an image gets depends on the batch that it stands in.
+        data = as_batches((x[:2], torch.tensor([0, 2])))
+    graphs = [trace(model, (x[:2],)) for model in (fixed, free)]
+    assert [graph.program.dynamic_batch for graph in graphs] == [False, True]
+    one, other = (rank(graph, data, criterion=name).scores for graph in graphs)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
