@@ -75,7 +75,8 @@ Criterion = Annotated[
         metavar="NAME",
         help="What ranks units: shapley, "
         "shapley-paper, leave-one-out, taylor, taylor-signed, fisher, sensitivity, apoz, "
-        "group-magnitude, bn-scale, l1, l2, random or torch-pruning:NAME.",
+        "group-magnitude, bn-scale, l1, l2, random or torch-pruning:NAME; or your own function, "
+        "path/file.py:function.",
     ),
 ]
 Game = Annotated[
@@ -85,7 +86,13 @@ Estimator = Annotated[
     str, typer.Option("--estimator", metavar="NAME", help="auto, gradients, permutation or exact.")
 ]
 Value = Annotated[
-    str | None, typer.Option("--value", help="kl (no labels), cross-entropy or accuracy.")
+    str | None,
+    typer.Option(
+        "--value",
+        metavar="NAME",
+        help="kl (no labels), cross-entropy or accuracy; or your own function, "
+        "path/file.py:function.",
+    ),
 ]
 Aggregate = Annotated[
     str | None,

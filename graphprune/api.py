@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from graphprune import criteria, export, repairs, selection, verify
+from graphprune.criteria import UserCriterion, ValueFunction
 from graphprune.data import as_batches
 from graphprune.game.masking import MaskedNetwork, mask_network
 from graphprune.graph import DependencyGraph, trace
@@ -27,12 +28,12 @@ export_onnx = export.export_onnx
 def rank(  # noqa: PLR0913 - one for each option of the command
     graph: DependencyGraph,
     data: object | None = None,
-    criterion: str = "shapley",
+    criterion: str | UserCriterion = "shapley",
     seed: int = 0,
     *,
     game: str | None = None,
     estimator: str = "auto",
-    value: str | None = None,
+    value: str | ValueFunction | None = None,
     aggregate: str | None = None,
     budget: int | None = None,
     only: Sequence[str] = (),
@@ -46,11 +47,14 @@ def rank(  # noqa: PLR0913 - one for each option of the command
         graph: What :func:`trace` returned.
         data: Tensors ``(x, y)`` or ``(x,)``, or an iterable of such batches (a DataLoader); None
             draws synthetic inputs where the criterion needs some.
-        criterion: Name of a criterion, see :func:`graphprune.criteria.available`.
+        criterion: Name of a criterion, see :func:`graphprune.criteria.available`, or a function of
+            your own from a :class:`graphprune.criteria.RankRequest` to scores (n_units,).
         seed: Equal seeds give equal rankings on one machine.
         game: ``network`` or ``group``; None for the criterion's own choice.
         estimator: A Shapley estimator or ``auto``.
-        value: ``kl``, ``cross-entropy`` or ``accuracy``; None for the criterion's own choice.
+        value: ``kl``, ``cross-entropy``, ``accuracy``, or a function of your own from outputs,
+            the unpruned network's outputs (both (images, positions, classes)) and labels to
+            (images,), higher is better; None for the criterion's own choice.
         aggregate: ``magnitude``, ``mean`` or ``mean+2std``; None for the criterion's own choice.
         budget: Coalitions per player (network game: per image); None for a default.
         only: Patterns of groups that may be pruned, or of what makes their units; all by default.

@@ -140,6 +140,8 @@ def _difference(name: str, before: object, now: object) -> str:
         return "the model has changed since"
     if name == "data":
         return "the calibration data have changed since"
+    if name.endswith("source"):
+        return f"the {name} has changed since"
     return f"{name} was {before} and is {now}"
 
 

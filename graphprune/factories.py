@@ -35,7 +35,7 @@ def call_factory(
     """
     place, _, name = spec.rpartition(":")
     folder = Path(place).parent.resolve() if place.endswith(".py") else Path.cwd()
-    with _importable(folder):
+    with importable(folder):
         module = _module_at(place, spec, error)
         factory = _attribute(module, name, spec, error)
         if ready(factory):
@@ -49,7 +49,8 @@ def call_factory(
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
+    """Let a folder's modules be imported while the block runs."""
     # The factory may import its neighbours while it runs, so the folder stays for the whole call.
     sys.path.insert(0, str(folder))
     try:
@@ -65,7 +66,7 @@ def _module_at(place: str, spec: str, error: type[InputError]) -> ModuleType:
         raise
     except (Exception, SystemExit) as reason:
         raise error(
-            f"importing {place} for {spec} failed: {_described(reason)}",
+            f"importing {place} for {spec} failed: {described(reason)}",
             hint=f"check that it imports on its own: python -c 'import {Path(place).stem}'",
         ) from reason
 
@@ -110,11 +111,12 @@ def _call(factory: Callable[[], Any], spec: str, error: type[InputError]) -> Any
         return factory()
     except (Exception, SystemExit) as reason:
         raise error(
-            f"{spec} failed when called without arguments: {_described(reason)}",
+            f"{spec} failed when called without arguments: {described(reason)}",
             hint="a factory takes no arguments and returns the finished object",
         ) from reason
 
 
-def _described(reason: BaseException) -> str:
+def described(reason: BaseException) -> str:
+    """Return the type of an error of the user's code, and what it says."""
     text = str(reason).strip()
     return f"{type(reason).__name__}: {text}" if text else type(reason).__name__

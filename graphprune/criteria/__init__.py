@@ -13,6 +13,8 @@ from graphprune.criteria import (
 from graphprune.criteria.base import (
     RankRequest,
     Scored,
+    UserCriterion,
+    ValueFunction,
     available,
     criterion,
     needs_data,
@@ -22,6 +24,8 @@ from graphprune.criteria.base import (
 __all__ = [
     "RankRequest",
     "Scored",
+    "UserCriterion",
+    "ValueFunction",
     "activations",
     "available",
     "criterion",

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from graphprune.checkpoint import Checkpoint, StateStore
@@ -15,7 +17,16 @@ from graphprune.data import CalibrationBatches, check_against, synthetic
 from graphprune.errors import DataError, OptionError
 from graphprune.estimators import AGGREGATES
 from graphprune.estimators import available as available_estimators
-from graphprune.game.value import PERFORMANCES, class_logits
+from graphprune.functions import UserFunction, is_spec, user_function
+from graphprune.game.evaluation import filled_up
+from graphprune.game.value import (
+    PERFORMANCES,
+    UserValue,
+    Value,
+    class_logits,
+    performance_named,
+    source_of,
+)
 from graphprune.graph import DependencyGraph
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking, Scores, split_by_group
@@ -36,7 +47,7 @@ class RankRequest:
         data: Calibration images; None for criteria that look at none.
         game: ``network``, ``group`` or None for the criterion's own choice.
         estimator: Name of a Shapley estimator, or ``auto``.
-        value: Name of a performance, or None for the criterion's own choice.
+        value: A performance by name, the user's own, or None for the criterion's own choice.
         aggregate: How per-image values become scores, or None for the criterion's own choice.
         budget: Coalitions per player (network game: per image), None for the estimator's default.
         seed: Seed of everything random.
@@ -49,7 +60,7 @@ class RankRequest:
     data: CalibrationBatches | None
     game: str | None = None
     estimator: str = "auto"
-    value: str | None = None
+    value: Value | None = None
     aggregate: str | None = None
     budget: int | None = None
     seed: int = 0
@@ -83,7 +94,7 @@ class Scored:
     stderr: Scores | None = None
     game: str | None = None
     estimator: str | None = None
-    value: str | None = None
+    value: Value | None = None
     aggregate: str | None = None
     evaluations: int = 0
     left_alone: tuple[str, ...] = ()
@@ -91,11 +102,19 @@ class Scored:
 
 Criterion = Callable[[RankRequest], Scored]
 
+UserCriterion = Callable[[RankRequest], Scored | Tensor | npt.NDArray[np.generic]]
+"""A criterion of the user's own may also return the scores alone, (n_units,)."""
+
+ValueFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""A value of the user's own: outputs, the unpruned network's, labels -> (images,)."""
+
 
 @dataclass(frozen=True)
 class _Entry:
+    name: str
     score: Criterion
     needs_data: bool
+    sha256: str = ""
 
 
 _CRITERIA: dict[str, _Entry] = {}
@@ -115,7 +134,7 @@ def criterion(name: str, *, needs_data: bool) -> Callable[[Criterion], Criterion
     def add(function: Criterion) -> Criterion:
         if name in _CRITERIA:
             raise OptionError(f"two criteria are called {name!r}")
-        _CRITERIA[name] = _Entry(function, needs_data)
+        _CRITERIA[name] = _Entry(name, function, needs_data)
         return function
 
     return add
@@ -126,23 +145,23 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(_CRITERIA))
 
 
-def needs_data(name: str) -> bool:
-    """Whether a criterion looks at images.
+def needs_data(criterion: str | UserCriterion) -> bool:
+    """Whether a criterion looks at images; the user's own does unless registered otherwise.
 
     Raises:
         OptionError: There is no criterion of that name.
     """
-    return _entry(name).needs_data
+    return _entry(criterion).needs_data
 
 
 def rank(  # noqa: PLR0913 - one argument per option of the command
     graph: DependencyGraph,
     data: CalibrationBatches | None = None,
     *,
-    criterion: str = "shapley",
+    criterion: str | UserCriterion = "shapley",
     game: str | None = None,
     estimator: str = "auto",
-    value: str | None = None,
+    value: str | ValueFunction | None = None,
     aggregate: str | None = None,
     budget: int | None = None,
     only: Sequence[str] = (),
@@ -157,10 +176,12 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
     Args:
         graph: The traced network.
         data: Calibration images; None draws synthetic inputs for criteria that need some.
-        criterion: One of :func:`available`.
+        criterion: One of :func:`available`, or a function of your own: itself, or its name as
+            ``package.module:function`` or ``path/file.py:function``.
         game: ``network`` or ``group``; None for the criterion's own choice.
         estimator: A Shapley estimator or ``auto``.
-        value: ``kl``, ``cross-entropy`` or ``accuracy``; None for the criterion's own choice.
+        value: ``kl``, ``cross-entropy``, ``accuracy``, or a function of your own as for
+            ``criterion``; None for the criterion's own choice.
         aggregate: ``magnitude``, ``mean`` or ``mean+2std``; None for the criterion's own choice.
         budget: Coalitions per player (network game: per image); None for a default.
         only: Patterns (``layer1.*``) of groups that may be pruned, or of parameters or modules
@@ -186,7 +207,7 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         data=_fitting(graph, data, seed, needed=entry.needs_data),
         game=game,
         estimator=estimator,
-        value=value,
+        value=_own_value(value),
         aggregate=aggregate,
         budget=budget,
         seed=seed,
@@ -194,17 +215,18 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         progress=progress,
     )
     _check_options(request)
+    request = _probed(request)
     if store is not None and request.data is not None:
-        request = replace(request, checkpoint=_opened(store, criterion, request))
+        request = replace(request, checkpoint=_opened(store, entry, request))
     scored = entry.score(request)
-    _check_finite(scored, criterion)
+    _check_finite(scored, entry.name)
     return Ranking(
         graph=graph,
         groups=split_by_group(graph, scored.scores, scored.stderr),
-        criterion=criterion,
+        criterion=entry.name,
         game=scored.game,
         estimator=scored.estimator,
-        value=scored.value,
+        value=None if scored.value is None else str(scored.value),
         aggregate=scored.aggregate,
         evaluations=scored.evaluations,
         n_images=request.images.n_images if entry.needs_data else 0,
@@ -217,12 +239,82 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
     )
 
 
-def _entry(name: str) -> _Entry:
-    if name not in _CRITERIA:
-        near = get_close_matches(name, available(), 1)
+def _entry(given: str | UserCriterion) -> _Entry:
+    if isinstance(given, str) and given in _CRITERIA:
+        return _CRITERIA[given]
+    if isinstance(given, str) and not is_spec(given):
+        near = get_close_matches(given, available(), 1)
         hint = f"did you mean {near[0]}?" if near else "`graphprune rank --help` explains them"
-        raise OptionError(f"criterion {name!r} is none of {_listed(available())}", hint=hint)
-    return _CRITERIA[name]
+        raise OptionError(f"criterion {given!r} is none of {_listed(available())}", hint=hint)
+    return _own_entry(user_function(given))
+
+
+# ---- the user's own functions -------------------------------------------------------------------
+
+
+def _own_entry(source: UserFunction) -> _Entry:
+    # One that its file has registered says itself whether it looks at images.
+    registered = [entry for entry in _CRITERIA.values() if entry.score is source.function]
+    needed = all(entry.needs_data for entry in registered)
+
+    def score(request: RankRequest) -> Scored:
+        given = "a graphprune.criteria.RankRequest"
+        return _as_scored(source.ask("criterion", request, given=given), source, request)
+
+    return _Entry(source.name, score, needed, source.sha256)
+
+
+def _as_scored(found: object, source: UserFunction, request: RankRequest) -> Scored:
+    if not isinstance(found, Scored):
+        found = Scored(scores=_as_floats(found, source))
+    found = replace(found, scores=_as_floats(found.scores, source))
+    if found.stderr is not None:
+        found = replace(found, stderr=_as_floats(found.stderr, source))
+    expected = (request.graph.n_units,)
+    for numbers in (found.scores, found.scores if found.stderr is None else found.stderr):
+        if numbers.shape != expected:
+            raise OptionError(
+                f"criterion {source.name!r} returned scores of shape {numbers.shape}; the network "
+                f"has {expected[0]} units, so {expected} is wanted",
+                hint="one score per unit of all groups, in the order of request.graph.groups",
+            )
+        if not np.isfinite(numbers).all():
+            raise OptionError(
+                f"criterion {source.name!r} returned scores that are not finite",
+                hint="score every unit by a number; `left_alone` of Scored names groups to leave",
+            )
+    return found
+
+
+def _as_floats(found: object, source: UserFunction) -> Scores:
+    array = found.detach().cpu().double().numpy() if isinstance(found, Tensor) else found
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise OptionError(
+            f"criterion {source.name!r} returned an object of type {type(found).__name__}",
+            hint="return a tensor or an array of one number per unit, or a "
+            "graphprune.criteria.Scored",
+        )
+    return array.astype(np.float64)
+
+
+def _own_value(given: str | ValueFunction | None) -> Value | None:
+    """Return the value to play; names that cannot be a function's are checked with the options."""
+    if given is None or (isinstance(given, str) and (given in PERFORMANCES or not is_spec(given))):
+        return given
+    return UserValue(user_function(given))
+
+
+def _probed(request: RankRequest) -> RankRequest:
+    """Try a value of the user's own on a few images before the long work."""
+    if not isinstance(request.value, UserValue) or request.data is None:
+        return request
+    graph = request.graph
+    batch = request.data.head(graph.batch_size).batches[0]
+    with torch.inference_mode():
+        outputs = graph.program.module(*(filled_up(graph, x) for x in batch.inputs))
+    reference = class_logits(pytree.tree_leaves(outputs))[: batch.n_images]
+    # Copies: gradients are asked for, and inference mode has made the outputs.
+    return replace(request, value=request.value.probed(reference.clone(), batch.labels))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -238,24 +330,27 @@ def _listed(names: Sequence[str]) -> str:
 def _check_options(request: RankRequest) -> None:
     for option, given, allowed in (
         ("game", request.game, GAMES),
-        ("value", request.value, tuple(PERFORMANCES)),
         ("aggregate", request.aggregate, AGGREGATES),
         ("estimator", request.estimator, ("auto", *available_estimators())),
     ):
         if given is not None and given not in allowed:
             raise OptionError(f"{option} {given!r} is none of {', '.join(allowed)}")
+    if isinstance(request.value, str):
+        performance_named(request.value)
     if request.budget is not None and request.budget < 1:
         raise OptionError(f"a budget of {request.budget} is less than 1")
     if request.seed < 0:
         raise OptionError(f"seed {request.seed} is negative", hint="seeds count from 0")
 
 
-def _opened(store: StateStore, criterion: str, request: RankRequest) -> Checkpoint:
+def _opened(store: StateStore, entry: _Entry, request: RankRequest) -> Checkpoint:
     settings = {
-        "criterion": criterion,
+        "criterion": entry.name,
+        "criterion's source": entry.sha256,
         "game": request.game,
         "estimator": request.estimator,
         "value": request.value,
+        "value's source": source_of(request.value),
         "aggregate": request.aggregate,
         "budget": request.budget,
         "seed": request.seed,

@@ -11,7 +11,7 @@ from graphprune.criteria.base import RankRequest, Scored, criterion
 from graphprune.errors import OptionError
 from graphprune.estimators import Estimator, create, scores_of
 from graphprune.game.games import GroupGame, NetworkGame
-from graphprune.game.value import STEPWISE
+from graphprune.game.value import is_stepwise
 from graphprune.groups import PruningGroup
 from graphprune.ranking import Scores
 
@@ -61,13 +61,13 @@ def shapley_paper(request: RankRequest) -> Scored:
 
 
 def _natural_game(request: RankRequest) -> str:
-    gradients = request.estimator in ("auto", "gradients") and request.value not in STEPWISE
+    gradients = request.estimator in ("auto", "gradients") and not is_stepwise(request.value)
     return "network" if gradients else "group"
 
 
 def _network(request: RankRequest) -> Scored:
     name = "gradients" if request.estimator == "auto" else request.estimator
-    game = NetworkGame(request.graph, request.images, str(request.value), request.device)
+    game = NetworkGame(request.graph, request.images, request.value or "kl", request.device)
     budget = request.budget
     if name != "gradients" and budget is not None:
         budget *= game.n_players
@@ -120,7 +120,7 @@ def _resumed(request: RankRequest, group: PruningGroup) -> Arrays | None:
 def _played(request: RankRequest, place: int, estimator: Estimator) -> Arrays:
     groups = request.graph.groups
     game = GroupGame(
-        request.graph, groups[place], request.images, str(request.value), request.device
+        request.graph, groups[place], request.images, request.value or "kl", request.device
     )
 
     def step(stage: str, done: int, total: int) -> None:

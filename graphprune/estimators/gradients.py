@@ -192,7 +192,10 @@ class _Run:
         size = step.rows.stop - step.rows.start
         kept = orders.draw(size, self._band, self._generator)
         found = self._game.gradients(step.batch, kept, self._generator, n_draws=1)
-        marginals = (found.slope + 0.5 * found.squares) * kept
+        # Fisher information is in the units of a divergence; a value of the user's own is in its
+        # own, so that its marginals are of first order.
+        curvature = 0.5 * found.squares if self._game.fisher else 0.0
+        marginals = (found.slope + curvature) * kept
         evidence.marginals[step.rows] += marginals.double().numpy()
         evidence.present[:] += kept.sum(0).double().numpy()
 

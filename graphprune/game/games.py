@@ -12,7 +12,15 @@ from graphprune.cost import CostModel
 from graphprune.data import CalibrationBatches
 from graphprune.errors import DataError, OptionError
 from graphprune.game.evaluation import Evaluator, GateGradients, class_units
-from graphprune.game.value import NEEDS_LABELS, STEPWISE, Performance, performance_named
+from graphprune.game.value import (
+    NEEDS_LABELS,
+    Performance,
+    UserValue,
+    Value,
+    check_shrinking,
+    is_stepwise,
+    performance_named,
+)
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import PruningGroup
 
@@ -42,7 +50,7 @@ class GroupGame:
         graph: The network.
         group: The players.
         data: Calibration images.
-        value: Name of the performance.
+        value: The performance: its name, or the user's own.
         device: Where the network is run.
     """
 
@@ -51,7 +59,7 @@ class GroupGame:
         graph: DependencyGraph,
         group: PruningGroup,
         data: CalibrationBatches,
-        value: str,
+        value: Value,
         device: str = "cpu",
     ) -> None:
         self.n_players = group.n_units
@@ -77,12 +85,12 @@ class NetworkGame:
     Args:
         graph: The network.
         data: Calibration images.
-        value: Name of the performance.
+        value: The performance: its name, or the user's own.
         device: Where the network is run.
     """
 
     def __init__(
-        self, graph: DependencyGraph, data: CalibrationBatches, value: str, device: str = "cpu"
+        self, graph: DependencyGraph, data: CalibrationBatches, value: Value, device: str = "cpu"
     ) -> None:
         self.n_players = graph.n_units
         self.evaluations = 0
@@ -106,6 +114,11 @@ class NetworkGame:
         return self._evaluator.per_sample
 
     @property
+    def fisher(self) -> bool:
+        """Whether the Fisher information stands for minus the value's second derivative."""
+        return not isinstance(self._value, UserValue)
+
+    @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Number of images in each batch that gradients are taken on."""
         return tuple(batch.n_images for batch in self._evaluator.batches)
@@ -127,9 +140,9 @@ class NetworkGame:
         Raises:
             OptionError: The performance changes in steps only.
         """
-        if self._value in STEPWISE:
+        if is_stepwise(self._value):
             raise OptionError(
-                f"value {self._value!r} changes in steps, so it has no gate gradients",
+                f"value {str(self._value)!r} changes in steps, so it has no gate gradients",
                 hint="use --value kl or cross-entropy, or --game group",
             )
         return self._evaluator.gradients(batch, coalitions, self._performance, generator, n_draws)
@@ -150,15 +163,11 @@ def _check_classes_stay(graph: DependencyGraph, group: PruningGroup) -> None:
 
 
 def _checked_performance(
-    value: str, data: CalibrationBatches, graph: DependencyGraph
+    value: Value, data: CalibrationBatches, graph: DependencyGraph
 ) -> Performance:
     performance = performance_named(value)
-    if value == "cross-entropy" and class_units(graph) is not None:
-        raise OptionError(
-            "value 'cross-entropy' is infinite once the class of a label is gone, and the "
-            "network's outputs may shrink",
-            hint="use --value kl or accuracy, or leave out --unpin-output",
-        )
+    if class_units(graph) is not None:
+        check_shrinking(value)
     if value in NEEDS_LABELS and not data.has_labels:
         raise DataError(
             f"value {value!r} needs labels and the data has none",

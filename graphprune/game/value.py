@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphprune.errors import ModelError, OptionError
+from graphprune.functions import UserFunction
 
 
 class Performance(Protocol):
@@ -120,15 +122,161 @@ STEPWISE = frozenset({"accuracy"})
 """Performances whose derivative is zero wherever it exists, so that gradients say nothing."""
 
 
-def performance_named(name: str) -> Performance:
-    """Return a performance by name.
+@dataclass(frozen=True)
+class UserValue:
+    """A performance of the user's own: ``function(outputs, reference, labels)``.
+
+    It is given copies, so that it may do with them what it likes, and returns one number per image.
+
+    Args:
+        source: The function.
+        stepwise: Whether it has no derivative, see :func:`probed`.
+    """
+
+    source: UserFunction
+    stepwise: bool = False
+
+    def __str__(self) -> str:
+        """Return the function's name."""
+        return self.source.name
+
+    def __call__(
+        self,
+        logits: Tensor,
+        reference: Tensor,
+        labels: Tensor | None,
+        gates: Tensor | None = None,
+    ) -> Tensor:
+        """Return the performance of every image.
+
+        Raises:
+            OptionError: The function failed, or returned something else.
+        """
+        assert gates is None  # check_shrinking has refused networks whose classes may go
+        copies = [None if x is None else x.clone() for x in (logits, reference, labels)]
+        found = self.source.ask("value", *copies, given=_given(logits, labels))
+        return self._checked(found, logits)
+
+    def _checked(self, found: object, logits: Tensor) -> Tensor:
+        allowed = f"a tensor of one number per image, shape ({len(logits)},)"
+        if not isinstance(found, Tensor):
+            raise self._wrong(f"returned {_article(found)}, not {allowed}")
+        if found.shape != logits.shape[:1]:
+            raise self._wrong(f"returned a tensor of shape {tuple(found.shape)}, not {allowed}")
+        if found.is_complex():
+            raise self._wrong(f"returned complex numbers, not {allowed}")
+        if not bool(torch.isfinite(found.detach()).all()):
+            raise self._wrong(
+                "returned a number that is not finite",
+                hint="a coalition may lack most units: avoid logarithms and quotients of what may "
+                "be zero",
+            )
+        return found.to(logits)
+
+    def _wrong(self, what: str, hint: str | None = None) -> OptionError:
+        return OptionError(
+            f"value {self.source.name!r} {what}",
+            hint=hint
+            or "it is called as function(outputs, reference, labels), see the guide "
+            "'Your own value or criterion'",
+        )
+
+    def probed(self, reference: Tensor, labels: Tensor | None) -> UserValue:
+        """Try the function on the unpruned network's outputs before the long work.
+
+        Raises:
+            OptionError: It cannot be used: it fails, returns something else, or an image's number
+                depends on the other images or on chance.
+        """
+        # Away from the reference, where divergences and distances have their largest value and so
+        # no slope. No random state is touched.
+        wave = torch.arange(reference.numel()).reshape(reference.shape).cos().to(reference)
+        outputs = (0.9 * reference + 0.1 * (reference.std(correction=0) + 1) * wave).detach()
+        with torch.inference_mode():
+            self(reference, reference, labels)
+            together = self(outputs, reference, labels)
+            for place, number in enumerate(together):
+                one = slice(place, place + 1)
+                only = None if labels is None else labels[one]
+                self._check_alone(self(outputs[one], reference[one], only)[0], number)
+        return UserValue(self.source, stepwise=not self._has_slope(outputs, reference, labels))
+
+    def _check_alone(self, alone: Tensor, together: Tensor) -> None:
+        if not torch.allclose(alone.double(), together.double(), rtol=1e-3, atol=1e-5):
+            raise self._wrong(
+                f"gives one image {alone.item():.6g} alone and {together.item():.6g} among others",
+                hint="an image's number may depend on its own outputs only, and not on chance",
+            )
+
+    def _has_slope(self, outputs: Tensor, reference: Tensor, labels: Tensor | None) -> bool:
+        outputs = outputs.clone().requires_grad_()
+        try:
+            with torch.enable_grad():
+                worth = self(outputs, reference.clone(), labels).sum()
+                slope = torch.autograd.grad(
+                    worth, outputs, allow_unused=True, materialize_grads=True
+                )[0]
+        except (OptionError, RuntimeError):
+            # It leaves torch, say, or asks for no gradient; without gradients it has just worked.
+            return False
+        return bool((slope != 0).any())
+
+
+Value = str | UserValue
+"""A performance by name, or the user's own."""
+
+
+def _article(found: object) -> str:
+    return "nothing" if found is None else f"an object of type {type(found).__name__}"
+
+
+def _given(logits: Tensor, labels: Tensor | None) -> str:
+    shape = f"outputs and reference {tuple(logits.shape)} (images, positions, classes)"
+    return f"{shape} and {'no labels' if labels is None else f'labels {tuple(labels.shape)}'}"
+
+
+def is_stepwise(value: Value | None) -> bool:
+    """Whether a performance changes in steps only, so that gradients say nothing."""
+    return value.stepwise if isinstance(value, UserValue) else value in STEPWISE
+
+
+def source_of(value: Value | None) -> str:
+    """Return the hash of the files that define a performance of the user's own, else ''."""
+    return value.source.sha256 if isinstance(value, UserValue) else ""
+
+
+def performance_named(value: Value) -> Performance:
+    """Return a performance by name; the user's own is one already.
 
     Raises:
         OptionError: There is none of that name.
     """
-    if name not in PERFORMANCES:
-        raise OptionError(f"value {name!r} is none of {', '.join(PERFORMANCES)}")
-    return PERFORMANCES[name]
+    if isinstance(value, UserValue):
+        return value
+    if value not in PERFORMANCES:
+        raise OptionError(
+            f"value {value!r} is none of {', '.join(PERFORMANCES)}",
+            hint="for a function of your own say package.module:function or path/file.py:function",
+        )
+    return PERFORMANCES[value]
+
+
+def check_shrinking(value: Value) -> None:
+    """Refuse performances that cannot be told that a class is gone.
+
+    Raises:
+        OptionError: It is one of those.
+    """
+    if value == "cross-entropy":
+        reason = "is infinite once the class of a label is gone"
+    elif isinstance(value, UserValue):
+        reason = "is not told which classes are gone"
+    else:
+        return
+    raise OptionError(
+        f"value {str(value)!r} {reason}, and the network's outputs may shrink",
+        hint="use --value kl or accuracy, or leave out --unpin-output",
+    )
 
 
 def class_logits(outputs: Sequence[object]) -> Tensor:
