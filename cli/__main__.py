@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 import graphprune
-from graphprune_cli import demo, doctor, inspect, prune, rank, validate
+from graphprune_cli import console, demo, doctor, inspect, prune, rank, validate
 
 app = typer.Typer(
     name="graphprune",
@@ -42,7 +43,14 @@ for _module in (inspect, rank, prune, validate, demo, doctor):
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="graphprune")
+    if not console.follows():
+        app(prog_name="graphprune")
+        return
+    try:
+        sys.exit(app(prog_name="graphprune", standalone_mode=False))
+    except typer.TyperException:
+        console.let_the_first_report()
+        sys.exit(console.USAGE)
 
 
 if __name__ == "__main__":

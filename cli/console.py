@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import typer
 from graphprune.errors import GraphpruneError
 
 if TYPE_CHECKING:
+    from graphprune.distributed import Ranks
     from graphprune.progress import Progress
 
 P = ParamSpec("P")
@@ -46,6 +48,36 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
             _fail(*_explained(error))
 
     return run
+
+
+@contextmanager
+def together(device: str) -> Iterator[Ranks]:
+    """Work with the ranks that ``torchrun`` has started; one of them reports what ends them all."""
+    from graphprune.distributed import ALONE, connected, terminable
+
+    ranks = ALONE
+    try:
+        with terminable(), connected(device) as ranks:
+            yield ranks
+    except (Exception, KeyboardInterrupt) as error:
+        if ranks.speaks():
+            raise
+        if os.environ.get("GRAPHPRUNE_DEBUG"):
+            traceback.print_exc()
+        raise typer.Exit(_explained(error)[1]) from None
+
+
+def follows() -> bool:
+    """Whether ``torchrun`` has started this process, and it is not the leading one."""
+    return os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def let_the_first_report() -> None:
+    """Wait before ending on a misspelt command, which the leading rank reports.
+
+    ``torchrun`` ends all ranks when one has ended, and the report would be cut off.
+    """
+    time.sleep(5.0)
 
 
 def _explained(error: BaseException) -> tuple[str, int]:

@@ -102,18 +102,22 @@ def command(
         repair=repair,
         ranking=ranking,
     )
-    with console.progress_bar(quiet=quiet) as progress:
-        common = pipeline.Common(
-            out=out,
-            seed=seed,
-            device=device,
-            trust=trust,
-            argv=tuple(sys.argv),
-            dry_run=dry_run,
-            unpin_outputs=options.unpinned(unpin_output),
-            progress=progress,
-        )
-        selected = pipeline.plan_run(source, images, rank_options, prune_options, common)
+    with console.progress_bar(quiet=quiet or console.follows()) as progress:
+        with console.together(device) as ranks:
+            common = pipeline.Common(
+                out=out,
+                seed=seed,
+                device=device,
+                trust=trust,
+                argv=tuple(sys.argv),
+                dry_run=dry_run,
+                unpin_outputs=options.unpinned(unpin_output),
+                progress=progress,
+                ranks=ranks,
+            )
+            selected = pipeline.plan_run(source, images, rank_options, prune_options, common)
+        if not ranks.leads:
+            return
         pruned = None if dry_run else pipeline.carry_out(selected, prune_options, common)
     console.note(selected.subject.notes, quiet=quiet)
     if source is not None and ranking is None:

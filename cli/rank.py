@@ -57,7 +57,10 @@ def command(
         skip=tuple(skip or ()),
         resume=resume,
     )
-    with console.progress_bar(quiet=quiet) as progress:
+    with (
+        console.progress_bar(quiet=quiet or console.follows()) as progress,
+        console.together(device) as ranks,
+    ):
         common = pipeline.Common(
             out=out,
             seed=seed,
@@ -66,11 +69,14 @@ def command(
             argv=tuple(sys.argv),
             unpin_outputs=options.unpinned(unpin_output),
             progress=progress,
+            ranks=ranks,
         )
         subject = pipeline.prepare(source, images, common)
         left_alone = pipeline.left_alone(subject, settings)
         if not dry_run:
             ranked = pipeline.rank_subject(subject, settings, common)
+    if not ranks.leads:
+        return
     console.note(subject.notes, quiet=quiet)
     console.note(data_notes(subject, settings), quiet=quiet)
     if dry_run:

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from graphprune.distributed import ALONE, Ranks
 from graphprune.errors import ArtifactError
 from graphprune.files import replacing
 
@@ -74,12 +75,14 @@ class StateStore:
         model: Hash of the model.
         resume: Take up what the file holds; else the file is replaced by the first write.
         every: Seconds between two writes.
+        ranks: The processes that work together; the leading one alone reads and writes.
     """
 
     path: Path
     model: str
     resume: bool = False
     every: float = EVERY
+    ranks: Ranks = ALONE
 
     def open(self, *, data: str, settings: Mapping[str, object]) -> Checkpoint:
         """Return the state of a run made from this model, these data and settings.
@@ -97,12 +100,18 @@ class StateStore:
             "data": data,
             **{name: str(value) for name, value in settings.items()},
         }
-        found = self._read(identity) if self.resume and self.path.exists() else {}
-        return Checkpoint(self.path, identity, found, self.every)
+        self.ranks.check_same("what the state is made from", json.dumps(identity))
+        found = self.ranks.led(lambda: self._found(identity))
+        path = self.path if self.ranks.leads else None
+        return Checkpoint(path, identity, found, self.every)
 
     def clear(self) -> None:
         """Delete the file: the work is done."""
-        self.path.unlink(missing_ok=True)
+        if self.ranks.leads:
+            self.path.unlink(missing_ok=True)
+
+    def _found(self, identity: Mapping[str, str]) -> dict[str, Arrays]:
+        return self._read(identity) if self.resume and self.path.exists() else {}
 
     def _read(self, identity: Mapping[str, str]) -> dict[str, Arrays]:
         try:

@@ -11,6 +11,7 @@
     │   └── ArtifactError     a file of a run is missing, damaged or of another run
     ├── TraceError            the network cannot be turned into a graph      exit 2
     ├── SurgeryError          the graph and a plan do not fit together       exit 2
+    ├── RankLostError         a process of several is gone; resumable        exit 130
     └── Finding               the work was done and the answer is "no"       exit 1
         ├── BudgetError       the budget asked for cannot be reached
         └── ValidationError   two forms of the network differ
@@ -29,6 +30,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "OptionError",
+    "RankLostError",
     "SurgeryError",
     "TraceError",
     "TrustError",
@@ -85,6 +87,12 @@ class TraceError(GraphpruneError):
 
 class SurgeryError(GraphpruneError):
     """A plan does not fit the graph it is applied to."""
+
+
+class RankLostError(GraphpruneError):
+    """One of the processes that work together is gone; what they found can be taken up."""
+
+    exit_code = 130
 
 
 class Finding(GraphpruneError):

@@ -36,6 +36,7 @@ from graphprune.checkpoint import StateStore
 from graphprune.coalition import stays
 from graphprune.data import CalibrationBatches, DataSource, check_against, load_data
 from graphprune.description import GroupFacts, NetworkFacts, describe
+from graphprune.distributed import ALONE, Ranks
 from graphprune.doctor import versions
 from graphprune.errors import ArtifactError, ModelError, OptionError, TrustError
 from graphprune.export import export_onnx, load_program, program_of, save_program
@@ -72,6 +73,7 @@ class Common:
         dry_run: Write nothing.
         unpin_outputs: Patterns of the outputs that may shrink, see :func:`graphprune.trace`.
         progress: Told about every step.
+        ranks: The processes that rank together.
     """
 
     out: Path = Path("graphprune-out")
@@ -82,6 +84,7 @@ class Common:
     dry_run: bool = False
     unpin_outputs: tuple[str, ...] = ()
     progress: Progress = field(default=silent)
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,12 +318,16 @@ def left_alone(subject: Subject, options: RankOptions) -> tuple[str, ...]:
 
 
 def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Ranked:
-    """Rank a prepared network and write ``ranking.json``."""
-    folder = RunFolder(common.out)
+    """Rank a prepared network and write ``ranking.json``.
+
+    Ranks share the work; the leading one writes.
+    """
+    folder, ranks = RunFolder(common.out), common.ranks
+    _check_alike(subject, options, common)
     store = None
     if not common.dry_run:
         model_hash = subject.model.sha256
-        store = StateStore(path=folder.state, model=model_hash, resume=options.resume)
+        store = StateStore(path=folder.state, model=model_hash, resume=options.resume, ranks=ranks)
     with _timed(subject.timings, "rank"):
         ranking = criteria.rank(
             subject.graph,
@@ -337,11 +344,28 @@ def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Rank
             device=chosen_device(common.device),
             store=store,
             progress=common.progress,
+            ranks=ranks,
         )
-    if store is not None:
+    if store is not None and ranks.leads:
         write(folder.ranking, ranking_file(ranking, subject.model, subject.source))
         store.clear()
     return Ranked(subject=subject, ranking=ranking)
+
+
+def _check_alike(subject: Subject, options: RankOptions, common: Common) -> None:
+    """Check that all ranks rank the same.
+
+    Raises:
+        OptionError: They do not.
+    """
+    data = "" if subject.data is None else subject.data.sha256
+    told = (options, common.seed, common.unpin_outputs, common.dry_run)
+    common.ranks.check_same("the model", subject.model.sha256)
+    common.ranks.check_same("the calibration data", data)
+    common.ranks.check_same("the options", repr(told))
+    common.ranks.check_same("the device", chosen_device(common.device))
+    common.ranks.check_same("the version of torch", torch.__version__)
+    common.ranks.check_same("the number of threads", str(torch.get_num_threads()))
 
 
 def chosen_device(name: str) -> str:

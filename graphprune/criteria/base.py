@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.checkpoint import Checkpoint, StateStore
 from graphprune.data import CalibrationBatches, check_against, synthetic
+from graphprune.distributed import ALONE, Ranks
 from graphprune.errors import DataError, OptionError
 from graphprune.estimators import AGGREGATES
 from graphprune.estimators import available as available_estimators
@@ -54,6 +55,7 @@ class RankRequest:
         device: Where networks are run, e.g. ``cpu`` or ``cuda``.
         progress: Told about every step.
         checkpoint: Where long work keeps what it has found.
+        ranks: The processes that work together.
     """
 
     graph: DependencyGraph
@@ -67,6 +69,7 @@ class RankRequest:
     device: str = "cpu"
     progress: Progress = field(default=silent)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    ranks: Ranks = ALONE
 
     @property
     def images(self) -> CalibrationBatches:
@@ -170,6 +173,7 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
     device: str = "cpu",
     progress: Progress = silent,
     store: StateStore | None = None,
+    ranks: Ranks = ALONE,
 ) -> Ranking:
     """Score every unit of a network.
 
@@ -193,12 +197,14 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         progress: Told about every step; an exception that it raises ends the work.
         store: Where long work keeps its state, so that it can be taken up after an interruption;
             the caller clears it when the ranking is safe.
+        ranks: The processes that work together; all call this with the same arguments.
 
     Raises:
         OptionError: An option is not one of those allowed.
         DataError: The data does not fit the network, or labels are missing.
         BudgetError: The budget is too small.
         ArtifactError: The state to be taken up is damaged, or of another run.
+        RankLostError: Another of the ranks is gone.
     """
     entry = _entry(criterion)
     protected = protected_groups(graph, only, skip)
@@ -213,6 +219,7 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         seed=seed,
         device=device,
         progress=progress,
+        ranks=ranks,
     )
     _check_options(request)
     request = _probed(request)
