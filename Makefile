@@ -12,10 +12,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all lint format docs coverage clean
+.PHONY: help install demo test test-all lint format docs coverage bench-shapley clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 install: $(VENV)/.installed ## Build .venv and install graphprune into it
 
@@ -44,6 +44,9 @@ docs: $(VENV)/.installed-docs ## Build the documentation into site/
 coverage: $(VENV)/.installed-bench ## Analyse and prune 300 networks (hours); resumes coverage.jsonl
 	$(BIN)/python benchmarks/coverage.py --out coverage.jsonl
 	$(BIN)/python benchmarks/coverage.py --out coverage.jsonl --table
+
+bench-shapley: $(VENV)/.installed-bench ## Shapley estimators against others' (half an hour); needs ../shared
+	$(BIN)/python benchmarks/shapley.py --out shapley.json
 
 clean: ## Remove .venv and everything built
 	rm -rf $(VENV) build dist site graphprune-out graphprune-demo *.egg-info

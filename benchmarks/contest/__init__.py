@@ -1,0 +1,1 @@
+"""Shapley estimators against each other, see shapley.py."""
