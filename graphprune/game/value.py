@@ -188,10 +188,7 @@ class UserValue:
             OptionError: It cannot be used: it fails, returns something else, or an image's number
                 depends on the other images or on chance.
         """
-        # Away from the reference, where divergences and distances have their largest value and so
-        # no slope. No random state is touched.
-        wave = torch.arange(reference.numel()).reshape(reference.shape).cos().to(reference)
-        outputs = (0.9 * reference + 0.1 * (reference.std(correction=0) + 1) * wave).detach()
+        outputs = _moved(reference, _DISTANCES[0])
         with torch.inference_mode():
             self(reference, reference, labels)
             together = self(outputs, reference, labels)
@@ -199,7 +196,8 @@ class UserValue:
                 one = slice(place, place + 1)
                 only = None if labels is None else labels[one]
                 self._check_alone(self(outputs[one], reference[one], only)[0], number)
-        return UserValue(self.source, stepwise=not self._has_slope(outputs, reference, labels))
+        slopes = (self._has_slope(_moved(reference, d), reference, labels) for d in _DISTANCES)
+        return UserValue(self.source, stepwise=not any(slopes))
 
     def _check_alone(self, alone: Tensor, together: Tensor) -> None:
         if not torch.allclose(alone.double(), together.double(), rtol=1e-3, atol=1e-5):
@@ -209,7 +207,7 @@ class UserValue:
             )
 
     def _has_slope(self, outputs: Tensor, reference: Tensor, labels: Tensor | None) -> bool:
-        outputs = outputs.clone().requires_grad_()
+        outputs = outputs.requires_grad_()
         try:
             with torch.enable_grad():
                 worth = self(outputs, reference.clone(), labels).sum()
@@ -220,6 +218,19 @@ class UserValue:
             # It leaves torch, say, or asks for no gradient; without gradients it has just worked.
             return False
         return bool((slope != 0).any())
+
+
+_DISTANCES = (0.1, 0.5, 2.0)
+
+
+def _moved(reference: Tensor, distance: float) -> Tensor:
+    """Return outputs some way off, without touching any random state.
+
+    At the reference itself divergences and distances are largest and have no slope; nor have
+    values near it that tolerate small changes.
+    """
+    wave = torch.arange(reference.numel()).reshape(reference.shape).cos().to(reference)
+    return (reference + distance * (reference.std(correction=0) + 1) * wave).detach()
 
 
 Value = str | UserValue

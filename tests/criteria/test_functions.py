@@ -113,6 +113,15 @@ def test_values_without_a_slope_play_group_games(
     assert "--game group" in str(error.value)
 
 
+def test_values_that_tolerate_small_changes_have_a_slope(
+    graph: DependencyGraph, images: Tensor
+) -> None:
+    def tolerant(outputs: Tensor, reference: Tensor, labels: Tensor | None) -> Tensor:
+        return -(minus_kl(outputs, reference, labels).neg() - 0.05).relu()
+
+    assert gp.rank(graph, (images,), value=tolerant).game == "network"
+
+
 def test_objects_and_partial_functions_have_names(graph: DependencyGraph, images: Tensor) -> None:
     class Scaled:
         def __call__(self, outputs: Tensor, reference: Tensor, labels: Tensor | None) -> Tensor:
