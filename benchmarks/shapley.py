@@ -45,8 +45,8 @@ GROUPS = {
         "conv1.weight",
         "layer3.0.conv2.weight",
     ),
-    "resnet56": ("layer2.4.conv1.weight", "layer3.4.conv1.weight", "layer3.0.conv2.weight"),
-    "vgg": ("features.7.weight", "features.17.weight"),
+    "resnet56": ("layer3.1.conv1.weight", "layer3.7.conv1.weight", "layer3.0.conv2.weight"),
+    "vgg": ("features.10.weight", "features.17.weight"),
 }
 """Groups that are played by default: early, middle and late interiors, then streams."""
 
@@ -84,6 +84,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--networks", choices=NETWORKS, nargs="+", default=[*GROUPS])
     parser.add_argument("--groups", nargs="+", help="patterns of groups, such as 'layer3.*'")
     parser.add_argument("--budgets", type=int, nargs="+", help="evaluations a unit")
+    parser.add_argument("--most", type=int, default=640, help="evaluations of one run")
     parser.add_argument("--seeds", type=int, help="runs of each contestant and budget")
     parser.add_argument("--images", type=int, help="calibration images")
     parser.add_argument("--reference", type=int, help="evaluations a unit of the reference")
@@ -103,14 +104,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def settings_of(options: argparse.Namespace) -> Settings:
     """Return what all groups are played with."""
     quick = options.quick
-    budgets = options.budgets or ([2, 5] if quick else [2, 5, 10, 20, 50])
+    budgets = options.budgets or ([2, 5, 10] if quick else [2, 5, 10, 20, 50])
     return Settings(
         shared=options.shared,
         cache=options.cache,
-        images=options.images or (32 if quick else 64),
+        images=options.images or 32,
         budgets=tuple(sorted(set(budgets))),
+        most=options.most,
         seeds=options.seeds or (1 if quick else 3),
-        reference=options.reference or (100 if quick else 400),
+        reference=options.reference or (100 if quick else 200),
         rivals=options.rivals,
         threads=options.threads,
     )

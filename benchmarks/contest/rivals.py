@@ -36,7 +36,7 @@ def installed() -> dict[str, Rival]:
         rivals |= {
             "shapiq PermutationSamplingSV": shapiq_permutation,
             "shapiq KernelSHAP": shapiq_kernel,
-            "shapiq SVARMIQ": shapiq_stratified,
+            "shapiq SVARM": shapiq_svarm,
         }
     return rivals
 
@@ -85,11 +85,11 @@ def shapiq_kernel(values: Values, n_players: int, budget: int, seed: int) -> Flo
     return _approximated(method, values, n_players, budget)
 
 
-def shapiq_stratified(values: Values, n_players: int, budget: int, seed: int) -> Floats:
-    """Means of values by size with and without a player (Stratified SVARM, its first order)."""
-    from shapiq.approximator import SVARMIQ
+def shapiq_svarm(values: Values, n_players: int, budget: int, seed: int) -> Floats:
+    """Means of values with and without a player, by size."""
+    from shapiq.approximator import SVARM
 
-    method = SVARMIQ(n_players, max_order=1, index="SII", pairing_trick=True, random_state=seed)
+    method = SVARM(n_players, random_state=seed)
     return _approximated(method, values, n_players, budget)
 
 

@@ -30,6 +30,7 @@ from graphprune.groups import PruningGroup
 HOW = ("full", "partial")
 
 _AGREEMENT = 1e-4
+_PAPER_SHARE = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Settings:
         cache: Folder of references and of weights trained here.
         images: Calibration images.
         budgets: Evaluations per unit, ascending.
+        most: Evaluations that one run may take, beyond the smallest budget; the published algorithm
+            may take three times as many, so that it is seen how many it needs.
         seeds: Runs of each contestant and budget.
         reference: Evaluations per unit of the reference.
         rivals: Whether other libraries take part.
@@ -51,6 +54,7 @@ class Settings:
     cache: Path
     images: int
     budgets: tuple[int, ...]
+    most: int
     seeds: int
     reference: int
     rivals: bool
@@ -154,7 +158,7 @@ def curves(network: str, group: str, settings: Settings) -> GroupResult:
     each, difference = agreement(stage, readers, game)
     rows = []
     for contestant in contestants(rivals=settings.rivals):
-        for budget in settings.budgets:
+        for budget in affordable(contestant, game.n_players, settings):
             row = measure(contestant, game, told, budget, settings.seeds)
             rows += [] if row is None else as_played(row, each)
         say(f"{network} {group}: {contestant.name} done")
@@ -170,6 +174,13 @@ def curves(network: str, group: str, settings: Settings) -> GroupResult:
         rows=tuple(rows),
         measured={},
     )
+
+
+def affordable(contestant: Contestant, n_players: int, settings: Settings) -> list[int]:
+    """Return the budgets that a contestant plays with."""
+    most = settings.most * (_PAPER_SHARE if contestant.party == PAPER else 1)
+    smallest = settings.budgets[0]
+    return [each for each in settings.budgets if each == smallest or each * n_players <= most]
 
 
 def agreement(

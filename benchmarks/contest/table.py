@@ -109,8 +109,8 @@ def _cost(row: Row, result: GroupResult) -> Iterator[str]:
 def _targets(results: Sequence[GroupResult]) -> Table:
     body = []
     for target in targets(results):
-        reached = "not reached" if target.reached is None else f"{target.reached:.3g}"
+        reached = "-" if target.reached is None else f"{target.reached:.3g}"
         sign = "> " if target.at_least else ""
-        met = {True: "met", False: "not met", None: "not measured"}[target.met]
+        met = {True: "met", False: "not met", None: "open"}[target.met]
         body.append((target.where, target.about, f"{target.asked:g}", sign + reached, met))
     return Table("Targets", ("where", "what", "asked", "reached", ""), tuple(body))

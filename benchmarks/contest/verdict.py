@@ -29,7 +29,7 @@ class Target:
         asked: The ratio asked for.
         reached: The ratio reached, None where it was not measured.
         at_least: Whether the true ratio may be larger, because the rival was never good enough.
-        met: Whether it is reached.
+        met: Whether it is reached; None if that is not known.
     """
 
     about: str
@@ -99,7 +99,7 @@ def _faster(result: GroupResult, where: str, mine: Row | None, name: str, asked:
         return Target(about, where, asked, None, False, None if mine else False)
     never = first_good(result.rows, name) is None
     ratio = theirs / own
-    return Target(about, where, asked, ratio, never, ratio >= asked)
+    return Target(about, where, asked, ratio, never, ratio >= asked or (None if never else False))
 
 
 def _fewer(result: GroupResult, where: str, mine: Row | None) -> Target:
@@ -109,7 +109,8 @@ def _fewer(result: GroupResult, where: str, mine: Row | None) -> Target:
         return Target(about, where, _EVALUATIONS, None, False, None if mine else False)
     ratio = theirs.evaluations / mine.evaluations
     never = theirs.spearman < GOOD
-    return Target(about, where, _EVALUATIONS, ratio, never, ratio >= _EVALUATIONS)
+    met = ratio >= _EVALUATIONS or (None if never else False)
+    return Target(about, where, _EVALUATIONS, ratio, never, met)
 
 
 def _no_worse(result: GroupResult, where: str, baseline: Row) -> Iterator[Target]:
