@@ -80,10 +80,17 @@ Criterion = Annotated[
     ),
 ]
 Game = Annotated[
-    str | None, typer.Option("--game", help="network or group: who plays against whom.")
+    str | None,
+    typer.Option("--game", help="network, group or hierarchical: who plays against whom."),
 ]
 Estimator = Annotated[
-    str, typer.Option("--estimator", metavar="NAME", help="auto, gradients, permutation or exact.")
+    str,
+    typer.Option(
+        "--estimator",
+        metavar="NAME",
+        help="auto, gradients, gaussian-process, gaussian-process-gradients, owen, permutation, "
+        "antithetic, orthogonal, stratified, kernelshap, leverageshap or exact.",
+    ),
 ]
 Value = Annotated[
     str | None,
@@ -106,6 +113,34 @@ Budget = Annotated[
         min=1,
         help="Coalitions per unit (network game: per image).",
     ),
+]
+Semivalue = Annotated[
+    str,
+    typer.Option(
+        "--semivalue",
+        metavar="NAME",
+        help="Which coalitions count: shapley, banzhaf, leave-one-out or upper-shapley[:START].",
+    ),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", metavar="S", help="Time that games may take."),
+]
+UntilStable = Annotated[
+    float | None,
+    typer.Option(
+        "--until-stable",
+        metavar="R",
+        help="Play until another run would rank units like this: a rank correlation, e.g. 0.95.",
+    ),
+]
+MaxMemory = Annotated[
+    str,
+    typer.Option("--max-memory", metavar="SIZE", help="What activations may take, e.g. 500MB."),
+]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="float32, or bfloat16: faster on GPUs; its error is told."),
 ]
 Only = Annotated[
     list[str] | None,
@@ -161,6 +196,19 @@ def data_source(
         resize=None if size is None else size[0] if len(size) == 1 else (size[0], size[1]),
         limit=limit,
     )
+
+
+def memory(text: str) -> int:
+    """Return the bytes that ``--max-memory`` stands for."""
+    number = text.strip().upper().removesuffix("B")
+    factor = {"K": 10**3, "M": 10**6, "G": 10**9}.get(number[-1:], 1)
+    try:
+        found = int(float(number.rstrip("KMG")) * factor)
+    except (ValueError, OverflowError):
+        found = 0
+    if found < 1:
+        raise typer.BadParameter(f"--max-memory {text!r} is not a size, e.g. 500MB or 2GB")
+    return found
 
 
 def _integers(text: str, option: str, example: str) -> tuple[int, ...]:

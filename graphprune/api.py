@@ -10,6 +10,7 @@ from torch import nn
 from graphprune import criteria, export, repairs, selection, verify
 from graphprune.criteria import UserCriterion, ValueFunction
 from graphprune.data import as_batches
+from graphprune.game.evaluation import MEMORY, Running
 from graphprune.game.masking import MaskedNetwork, mask_network
 from graphprune.graph import DependencyGraph, trace
 from graphprune.inplace import prune_in_place_of
@@ -35,10 +36,15 @@ def rank(  # noqa: PLR0913 - one for each option of the command
     estimator: str = "auto",
     value: str | ValueFunction | None = None,
     aggregate: str | None = None,
+    semivalue: str = "shapley",
     budget: int | None = None,
+    seconds: float | None = None,
+    until_stable: float | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     device: str = "cpu",
+    max_memory: int = MEMORY,
+    precision: str = "float32",
     progress: Progress = silent,
 ) -> Ranking:
     """Score every unit of a network, higher = keep.
@@ -50,16 +56,22 @@ def rank(  # noqa: PLR0913 - one for each option of the command
         criterion: Name of a criterion, see :func:`graphprune.criteria.available`, or a function of
             your own from a :class:`graphprune.criteria.RankRequest` to scores (n_units,).
         seed: Equal seeds give equal rankings on one machine.
-        game: ``network`` or ``group``; None for the criterion's own choice.
+        game: ``network``, ``group`` or ``hierarchical``; None for the criterion's own choice.
         estimator: A Shapley estimator or ``auto``.
         value: ``kl``, ``cross-entropy``, ``accuracy``, or a function of your own from outputs,
             the unpruned network's outputs (both (images, positions, classes)) and labels to
             (images,), higher is better; None for the criterion's own choice.
         aggregate: ``magnitude``, ``mean`` or ``mean+2std``; None for the criterion's own choice.
+        semivalue: ``shapley``, ``banzhaf``, ``leave-one-out``, ``upper-shapley`` or
+            ``upper-shapley:START``: which coalitions count.
         budget: Coalitions per player (network game: per image); None for a default.
+        seconds: Time that games may take; the least evidence is gathered even if it takes longer.
+        until_stable: Play until another run would rank units like this: a rank correlation.
         only: Patterns of groups that may be pruned, or of what makes their units; all by default.
         skip: Patterns of groups, parameters or modules that are left alone.
         device: Where networks are run.
+        max_memory: Bytes that activations may take.
+        precision: ``float32``, or ``bfloat16`` for torch's automatic mixed precision.
         progress: Told about every step.
 
     Raises:
@@ -75,11 +87,14 @@ def rank(  # noqa: PLR0913 - one for each option of the command
         estimator=estimator,
         value=value,
         aggregate=aggregate,
+        semivalue=semivalue,
         budget=budget,
+        seconds=seconds,
+        until_stable=until_stable,
         only=only,
         skip=skip,
         seed=seed,
-        device=device,
+        running=Running(device=device, max_memory=max_memory, precision=precision),
         progress=progress,
     )
 

@@ -23,7 +23,7 @@ from graphprune.errors import ArtifactError
 from graphprune.files import sha256_of, write_text
 from graphprune.graph import DependencyGraph
 from graphprune.load import ModelSource
-from graphprune.ranking import GroupScores, Ranking
+from graphprune.ranking import Effort, GroupScores, Ranking
 from graphprune.selection import PlannedGroup, PruningPlan
 
 MAX_BYTES = 1 << 30
@@ -84,6 +84,15 @@ class DataRecord(_Record):
         )
 
 
+class EffortRecord(_Record):
+    """What scores took, see :class:`graphprune.ranking.Effort`."""
+
+    estimator: str
+    evaluations: int
+    stability: float | None
+    stopped: str
+
+
 class RankedGroup(_Record):
     """Scores of one group; ``scores[k]`` belongs to its k-th unit."""
 
@@ -91,6 +100,7 @@ class RankedGroup(_Record):
     units: int
     scores: tuple[float, ...]
     stderr: tuple[float, ...]
+    effort: EffortRecord | None = None
 
 
 class RankingFile(_Record):
@@ -102,6 +112,7 @@ class RankingFile(_Record):
     estimator: str | None
     value: str | None
     aggregate: str | None
+    semivalue: str | None = None
     evaluations: int
     n_images: int
     seed: int
@@ -109,6 +120,7 @@ class RankingFile(_Record):
     model: ModelRecord
     data: DataRecord | None
     protected: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     groups: tuple[RankedGroup, ...]
 
 
@@ -343,6 +355,7 @@ def ranking_file(ranking: Ranking, model: ModelRecord, data: DataRecord | None) 
         estimator=ranking.estimator,
         value=ranking.value,
         aggregate=ranking.aggregate,
+        semivalue=ranking.semivalue,
         evaluations=ranking.evaluations,
         n_images=ranking.n_images,
         seed=ranking.seed,
@@ -350,16 +363,33 @@ def ranking_file(ranking: Ranking, model: ModelRecord, data: DataRecord | None) 
         model=model,
         data=data,
         protected=ranking.protected,
-        groups=tuple(
-            RankedGroup(
-                name=group.name,
-                units=group.units,
-                scores=tuple(group.scores.tolist()),
-                stderr=tuple(group.stderr.tolist()),
-            )
-            for group in ranking.groups
+        notes=ranking.notes,
+        groups=tuple(map(_ranked_group, ranking.groups)),
+    )
+
+
+def _ranked_group(group: GroupScores) -> RankedGroup:
+    effort = group.effort
+    return RankedGroup(
+        name=group.name,
+        units=group.units,
+        scores=tuple(group.scores.tolist()),
+        stderr=tuple(group.stderr.tolist()),
+        effort=None
+        if effort is None
+        else EffortRecord(
+            estimator=effort.estimator,
+            evaluations=effort.evaluations,
+            stability=effort.stability,
+            stopped=effort.stopped,
         ),
     )
+
+
+def _effort_of(record: EffortRecord | None) -> Effort | None:
+    if record is None:
+        return None
+    return Effort(record.estimator, record.evaluations, record.stability, record.stopped)
 
 
 def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
@@ -379,7 +409,9 @@ def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
     return Ranking(
         graph=graph,
         groups=tuple(
-            GroupScores(group.name, np.array(group.scores), np.array(group.stderr))
+            GroupScores(
+                group.name, np.array(group.scores), np.array(group.stderr), _effort_of(group.effort)
+            )
             for group in file.groups
         ),
         criterion=file.criterion,
@@ -391,6 +423,8 @@ def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
         n_images=file.n_images,
         seed=file.seed,
         protected=file.protected,
+        semivalue=file.semivalue,
+        notes=file.notes,
     )
 
 

@@ -44,7 +44,8 @@ class State(Protocol):
         """Return the arrays last written by the run that is taken up; None if there are none.
 
         Args:
-            like: Arrays of the names, shapes and dtypes that are expected.
+            like: Arrays of the names, shapes and dtypes that are expected; one that has no rows
+                stands for any number of rows.
         """
 
     def save(self, arrays: Arrays) -> None:
@@ -187,7 +188,7 @@ class Checkpoint:
             ArtifactError: They are not like those expected.
         """
         found = self.parts.get(name)
-        if found is not None and _layout(found) != _layout(like):
+        if found is not None and not _fits(found, like):
             raise ArtifactError(
                 f"{self.path} is damaged: the state of {name!r} does not fit this run",
                 hint="start anew, without --resume",
@@ -248,8 +249,14 @@ def _arrays_of(path: Path) -> dict[str, npt.NDArray[np.generic]]:
             return {name: archive[name] for name in archive.files}
 
 
-def _layout(arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+def _fits(found: Arrays, like: Arrays) -> bool:
+    return found.keys() == like.keys() and all(
+        array.dtype == found[name].dtype
+        and array.ndim == found[name].ndim
+        and (array.shape[1:] if array.ndim and not len(array) else array.shape)
+        == (found[name].shape[1:] if array.ndim and not len(array) else found[name].shape)
+        for name, array in like.items()
+    )
 
 
 def _write(path: Path, identity: Mapping[str, str], parts: Mapping[str, Arrays]) -> None:

@@ -41,7 +41,7 @@ from graphprune.doctor import versions
 from graphprune.errors import ArtifactError, ModelError, OptionError, TrustError
 from graphprune.export import export_onnx, load_program, program_of, save_program
 from graphprune.files import sha256_of
-from graphprune.game.evaluation import class_units
+from graphprune.game.evaluation import MEMORY, Running, class_units
 from graphprune.game.masking import mask_network
 from graphprune.game.value import class_logits
 from graphprune.graph import DependencyGraph, Kept, trace
@@ -68,6 +68,8 @@ class Common:
         out: Folder for the files of the run.
         seed: Seed of everything random.
         device: ``auto``, ``cpu`` or ``cuda``.
+        max_memory: Bytes that activations may take while ranking.
+        precision: What networks are run in while ranking, ``float32`` or ``bfloat16``.
         trust: Reading files may run the code they hold.
         argv: The command as typed, for the manifest.
         dry_run: Write nothing.
@@ -79,6 +81,8 @@ class Common:
     out: Path = Path("graphprune-out")
     seed: int = 0
     device: str = "auto"
+    max_memory: int = MEMORY
+    precision: str = "float32"
     trust: bool = False
     argv: tuple[str, ...] = ()
     dry_run: bool = False
@@ -96,7 +100,10 @@ class RankOptions:
     estimator: str = "auto"
     value: str | None = None
     aggregate: str | None = None
+    semivalue: str = "shapley"
     budget: int | None = None
+    seconds: float | None = None
+    until_stable: float | None = None
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     resume: bool = False
@@ -337,11 +344,18 @@ def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Rank
             estimator=options.estimator,
             value=options.value,
             aggregate=options.aggregate,
+            semivalue=options.semivalue,
             budget=options.budget,
+            seconds=options.seconds,
+            until_stable=options.until_stable,
             only=options.only,
             skip=options.skip,
             seed=common.seed,
-            device=chosen_device(common.device),
+            running=Running(
+                device=chosen_device(common.device),
+                max_memory=common.max_memory,
+                precision=common.precision,
+            ),
             store=store,
             progress=common.progress,
             ranks=ranks,
@@ -359,7 +373,7 @@ def _check_alike(subject: Subject, options: RankOptions, common: Common) -> None
         OptionError: They do not.
     """
     data = "" if subject.data is None else subject.data.sha256
-    told = (options, common.seed, common.unpin_outputs, common.dry_run)
+    told = (options, common.seed, common.unpin_outputs, common.dry_run, common.precision)
     common.ranks.check_same("the model", subject.model.sha256)
     common.ranks.check_same("the calibration data", data)
     common.ranks.check_same("the options", repr(told))

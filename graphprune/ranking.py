@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,23 @@ Scores = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What scores took, where a game was played.
+
+    Args:
+        estimator: What estimated them.
+        evaluations: Coalitions evaluated, each on all images.
+        stability: Rank correlation that another run would have with this one, if it was asked.
+        stopped: What ended the work: ``budget``, ``seconds`` or ``stable``.
+    """
+
+    estimator: str
+    evaluations: int
+    stability: float | None = None
+    stopped: str = "budget"
+
+
+@dataclass(frozen=True)
 class GroupScores:
     """Scores of one group's units.
 
@@ -22,11 +40,14 @@ class GroupScores:
         scores: (n_units,), higher = keep, in the order of ``PruningGroup.units``.
         stderr: (n_units,) standard errors of the scores over the calibration images; zeros for
             criteria that look at no images.
+        effort: What they took; None where no game was played. Groups that play one game together
+            share one.
     """
 
     name: str
     scores: Scores
     stderr: Scores
+    effort: Effort | None = None
 
     @property
     def units(self) -> int:
@@ -42,7 +63,7 @@ class Ranking:
         graph: The network that was ranked.
         groups: Scores, group by group in the graph's order.
         criterion: Name of the criterion.
-        game: ``network`` or ``group`` for criteria that play one, else None.
+        game: ``network``, ``group`` or ``hierarchical`` for criteria that play one, else None.
         estimator: Name of the Shapley estimator, for criteria that use one.
         value: What a coalition is worth (``kl``, ``cross-entropy``, ``accuracy``), if it was asked.
         aggregate: How per-image values became scores, where they did.
@@ -50,6 +71,8 @@ class Ranking:
         n_images: Calibration images.
         seed: Seed of everything random.
         protected: Groups of which no unit may go.
+        semivalue: The semivalue estimated, where one was.
+        notes: What the user should know of how the scores came about.
     """
 
     graph: DependencyGraph = field(repr=False, compare=False)
@@ -63,6 +86,8 @@ class Ranking:
     n_images: int = 0
     seed: int = 0
     protected: tuple[str, ...] = ()
+    semivalue: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         expected = [(group.name, group.n_units) for group in self.graph.groups]
@@ -79,11 +104,14 @@ class Ranking:
 
 
 def split_by_group(
-    graph: DependencyGraph, scores: Scores, stderr: Scores | None = None
+    graph: DependencyGraph,
+    scores: Scores,
+    stderr: Scores | None = None,
+    efforts: tuple[Effort, ...] = (),
 ) -> tuple[GroupScores, ...]:
     """Cut scores of all units (n_units,) into groups."""
     errors = np.zeros_like(scores) if stderr is None else stderr
     return tuple(
-        GroupScores(group.name, scores[group.span].astype(np.float64), errors[group.span])
-        for group in graph.groups
+        GroupScores(group.name, scores[group.span].astype(np.float64), errors[group.span], effort)
+        for group, effort in zip_longest(graph.groups, efforts)
     )

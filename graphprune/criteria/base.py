@@ -18,8 +18,9 @@ from graphprune.distributed import ALONE, Ranks
 from graphprune.errors import DataError, OptionError
 from graphprune.estimators import AGGREGATES
 from graphprune.estimators import available as available_estimators
+from graphprune.estimators.semivalues import SHAPLEY, Semivalue, semivalue_named
 from graphprune.functions import UserFunction, is_spec, user_function
-from graphprune.game.evaluation import filled_up
+from graphprune.game.evaluation import DEFAULT, PRECISIONS, Running, filled_up
 from graphprune.game.value import (
     PERFORMANCES,
     UserValue,
@@ -30,13 +31,13 @@ from graphprune.game.value import (
 )
 from graphprune.graph import DependencyGraph
 from graphprune.progress import Progress, silent
-from graphprune.ranking import Ranking, Scores, split_by_group
+from graphprune.ranking import Effort, Ranking, Scores, split_by_group
 from graphprune.steering import protected_groups
 
 SYNTHETIC_IMAGES = 32
 """Inputs drawn where a criterion needs some and none are given."""
 
-GAMES = ("network", "group")
+GAMES = ("network", "group", "hierarchical")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,16 @@ class RankRequest:
     Args:
         graph: The network.
         data: Calibration images; None for criteria that look at none.
-        game: ``network``, ``group`` or None for the criterion's own choice.
+        game: ``network``, ``group``, ``hierarchical`` or None for the criterion's own choice.
         estimator: Name of a Shapley estimator, or ``auto``.
+        semivalue: Which coalitions count for a unit's value.
         value: A performance by name, the user's own, or None for the criterion's own choice.
         aggregate: How per-image values become scores, or None for the criterion's own choice.
         budget: Coalitions per player (network game: per image), None for the estimator's default.
+        seconds: Time that estimates may take.
+        stability: Stability that ends an estimate, see :mod:`graphprune.estimators.stopping`.
         seed: Seed of everything random.
-        device: Where networks are run, e.g. ``cpu`` or ``cuda``.
+        running: How and where the network is run.
         progress: Told about every step.
         checkpoint: Where long work keeps what it has found.
         ranks: The processes that work together.
@@ -64,9 +68,12 @@ class RankRequest:
     estimator: str = "auto"
     value: Value | None = None
     aggregate: str | None = None
+    semivalue: Semivalue = SHAPLEY
     budget: int | None = None
+    seconds: float | None = None
+    stability: float | None = None
     seed: int = 0
-    device: str = "cpu"
+    running: Running = DEFAULT
     progress: Progress = field(default=silent)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     ranks: Ranks = ALONE
@@ -76,6 +83,16 @@ class RankRequest:
         """Calibration images, for criteria that are registered as looking at some."""
         assert self.data is not None
         return self.data
+
+    @property
+    def device(self) -> str:
+        """Where networks are run, e.g. ``cpu`` or ``cuda``."""
+        return self.running.device
+
+    @property
+    def worth(self) -> Value:
+        """The performance, ``kl`` unless another was chosen."""
+        return "kl" if self.value is None else self.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +106,11 @@ class Scored:
         estimator: The estimator used, if any.
         value: The performance used, if any.
         aggregate: How per-image values became scores, if they did.
+        semivalue: The semivalue estimated, if any.
         evaluations: Coalitions evaluated, each on all images.
         left_alone: Groups that the criterion has no score for; they are not pruned.
+        efforts: What the scores of each group took, in order, where a game was played.
+        notes: What the user should know of how the scores came about.
     """
 
     scores: Scores
@@ -100,7 +120,10 @@ class Scored:
     value: Value | None = None
     aggregate: str | None = None
     evaluations: int = 0
+    semivalue: str | None = None
     left_alone: tuple[str, ...] = ()
+    efforts: tuple[Effort, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 Criterion = Callable[[RankRequest], Scored]
@@ -166,11 +189,14 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
     estimator: str = "auto",
     value: str | ValueFunction | None = None,
     aggregate: str | None = None,
+    semivalue: str = "shapley",
     budget: int | None = None,
+    seconds: float | None = None,
+    until_stable: float | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     seed: int = 0,
-    device: str = "cpu",
+    running: Running = DEFAULT,
     progress: Progress = silent,
     store: StateStore | None = None,
     ranks: Ranks = ALONE,
@@ -182,18 +208,22 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         data: Calibration images; None draws synthetic inputs for criteria that need some.
         criterion: One of :func:`available`, or a function of your own: itself, or its name as
             ``package.module:function`` or ``path/file.py:function``.
-        game: ``network`` or ``group``; None for the criterion's own choice.
+        game: ``network``, ``group`` or ``hierarchical``; None for the criterion's own choice.
         estimator: A Shapley estimator or ``auto``.
         value: ``kl``, ``cross-entropy``, ``accuracy``, or a function of your own as for
             ``criterion``; None for the criterion's own choice.
         aggregate: ``magnitude``, ``mean`` or ``mean+2std``; None for the criterion's own choice.
+        semivalue: ``shapley``, ``banzhaf``, ``leave-one-out``, ``upper-shapley`` or
+            ``upper-shapley:START``, see :mod:`graphprune.estimators.semivalues`.
         budget: Coalitions per player (network game: per image); None for a default.
+        seconds: Time that games may take; the least evidence is gathered even if it takes longer.
+        until_stable: Play until another run would rank units like this, in (0, 1).
         only: Patterns (``layer1.*``) of groups that may be pruned, or of parameters or modules
             that make their units; all by default.
         skip: Patterns of groups, parameters or modules that are left alone, see
             :mod:`graphprune.steering`.
         seed: Equal seeds give equal rankings on one machine.
-        device: Where networks are run, e.g. ``cpu`` or ``cuda``.
+        running: How and where the network is run.
         progress: Told about every step; an exception that it raises ends the work.
         store: Where long work keeps its state, so that it can be taken up after an interruption;
             the caller clears it when the ranking is safe.
@@ -215,9 +245,12 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         estimator=estimator,
         value=_own_value(value),
         aggregate=aggregate,
+        semivalue=semivalue_named(semivalue),
         budget=budget,
+        seconds=seconds,
+        stability=until_stable,
         seed=seed,
-        device=device,
+        running=running,
         progress=progress,
         ranks=ranks,
     )
@@ -229,12 +262,14 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
     _check_finite(scored, entry.name)
     return Ranking(
         graph=graph,
-        groups=split_by_group(graph, scored.scores, scored.stderr),
+        groups=split_by_group(graph, scored.scores, scored.stderr, scored.efforts),
         criterion=entry.name,
         game=scored.game,
         estimator=scored.estimator,
         value=None if scored.value is None else str(scored.value),
         aggregate=scored.aggregate,
+        semivalue=scored.semivalue,
+        notes=(*scored.notes, *_honest(graph, scored, request)),
         evaluations=scored.evaluations,
         n_images=request.images.n_images if entry.needs_data else 0,
         seed=seed,
@@ -346,8 +381,45 @@ def _check_options(request: RankRequest) -> None:
         performance_named(request.value)
     if request.budget is not None and request.budget < 1:
         raise OptionError(f"a budget of {request.budget} is less than 1")
+    _check_stopping(request)
     if request.seed < 0:
         raise OptionError(f"seed {request.seed} is negative", hint="seeds count from 0")
+
+
+def _check_stopping(request: RankRequest) -> None:
+    if request.seconds is not None and not request.seconds > 0:
+        raise OptionError(f"{request.seconds} seconds are no time to rank in")
+    if request.stability is not None and not 0 < request.stability < 1:
+        raise OptionError(
+            f"a stability of {request.stability} cannot be reached",
+            hint="give a rank correlation between 0 and 1, e.g. --until-stable 0.95",
+        )
+    if request.running.precision not in PRECISIONS:
+        allowed = ", ".join(PRECISIONS)
+        raise OptionError(f"precision {request.running.precision!r} is none of {allowed}")
+    if request.running.max_memory < 1:
+        raise OptionError(f"{request.running.max_memory} bytes of memory hold nothing")
+
+
+def _honest(graph: DependencyGraph, scored: Scored, request: RankRequest) -> tuple[str, ...]:
+    """Say which of the stability asked for was not reached."""
+    asked, names = request.stability, [group.name for group in graph.groups]
+    if asked is None:
+        return ()
+    if not scored.efforts:
+        return ("--until-stable has no meaning here: nothing is estimated",)
+    reached = {
+        name: effort.stability
+        for name, effort in zip(names, scored.efforts, strict=True)
+        if effort.stability is not None and effort.stability < asked
+    }
+    if not reached:
+        return ()
+    worst = min(reached, key=reached.__getitem__)
+    return (
+        f"a stability of {asked:g} was not reached by {len(reached)} of {len(names)} groups; "
+        f"lowest: {worst} with {reached[worst]:.2f}",
+    )
 
 
 def _opened(store: StateStore, entry: _Entry, request: RankRequest) -> Checkpoint:
@@ -360,6 +432,11 @@ def _opened(store: StateStore, entry: _Entry, request: RankRequest) -> Checkpoin
         "value's source": source_of(request.value),
         "aggregate": request.aggregate,
         "budget": request.budget,
+        "semivalue": request.semivalue.name,
+        "--seconds": request.seconds,
+        "--until-stable": request.stability,
+        "--precision": request.running.precision,
+        "--max-memory": request.running.max_memory,
         "seed": request.seed,
         "device": request.device,
         "--unpin-output": sorted(request.graph.analysis.unpinned),

@@ -32,7 +32,9 @@ def leave_one_out(request: RankRequest) -> Scored:
     scores, stderr = (np.zeros(request.graph.n_units) for _ in range(2))
     evaluations = 0
     for group in request.graph.groups:
-        game = GroupGame(request.graph, group, request.images, value, request.device)
+        game = GroupGame(
+            request.graph, group, request.images, value, request.running, request.ranks
+        )
         losses = _losses(game, request, group.first)
         scores[group.span], stderr[group.span] = aggregate(losses, how)
         evaluations += game.evaluations

@@ -52,7 +52,7 @@ def _scored(per_image: Scores) -> Scored:
 
 def _gate_gradients(request: RankRequest) -> Scores:
     """Return minus dL/dg of every unit on every image, (n_images, n_units)."""
-    evaluator = Evaluator(request.graph, request.images, device=request.device)
+    evaluator = Evaluator(request.graph, request.images, running=request.running)
     generator = torch.Generator().manual_seed(request.seed)
     labelled = request.images.has_labels
     rows = []

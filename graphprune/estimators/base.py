@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from graphprune.checkpoint import NO_STATE, State
 from graphprune.errors import OptionError
+from graphprune.estimators.semivalues import SHAPLEY, Semivalue
+from graphprune.estimators.stopping import NEVER, Stopping
+from graphprune.game.games import Game
 from graphprune.progress import Progress, silent
 
 Floats = npt.NDArray[np.float64]
@@ -27,12 +30,17 @@ class ShapleyEstimate:
         evaluations: Coalitions evaluated, each on all images.
         own_coalitions: Every image had coalitions of its own, so that the spread over images tells
             of the sampling of coalitions too.
+        stability: Rank correlation, in [-1, 1], that the scores of another run like this one would
+            have with those of this one; None where it was not asked for.
+        stopped: What ended the work: ``budget``, ``seconds`` or ``stable``.
     """
 
     per_image: Floats
     stderr: Floats
     evaluations: int
     own_coalitions: bool = False
+    stability: float | None = None
+    stopped: str = "budget"
 
     @property
     def values(self) -> Floats:
@@ -44,11 +52,15 @@ class ShapleyEstimate:
 class Estimator(Protocol):
     """Estimates every player's value.
 
-    Implementations are frozen dataclasses with the fields ``budget`` and ``seed``.
+    Implementations are frozen dataclasses with the fields ``budget``, ``seed`` and ``semivalue``.
     """
 
     def estimate(
-        self, game: Any, progress: Progress = silent, state: State = NO_STATE
+        self,
+        game: Any,
+        progress: Progress = silent,
+        state: State = NO_STATE,
+        stopping: Stopping = NEVER,
     ) -> ShapleyEstimate:
         """Estimate every player's value.
 
@@ -57,9 +69,11 @@ class Estimator(Protocol):
             progress: Told about every step.
             state: Where to go on from and what to keep, so that an interrupted run can be taken
                 up and ends with the estimate that it would have found.
+            stopping: When to stop before the budget is spent.
 
         Raises:
             BudgetError: The budget is too small for this game.
+            OptionError: It cannot estimate this semivalue, or play this kind of game.
         """
 
 
@@ -106,14 +120,14 @@ def aggregate(per_image: Floats, how: str) -> tuple[Floats, Floats]:
 
 # ---- registry -----------------------------------------------------------------------------------
 
-_ESTIMATORS: dict[str, Callable[[int | None, int], Estimator]] = {}
+_ESTIMATORS: dict[str, Callable[[int | None, int, Semivalue], Estimator]] = {}
 
 
 Registered = TypeVar("Registered", bound=type)
 
 
 def register(name: str) -> Callable[[Registered], Registered]:
-    """Register an estimator class with the fields ``budget`` and ``seed``.
+    """Register an estimator class with the fields ``budget``, ``seed`` and ``semivalue``.
 
     Raises:
         OptionError: The name is taken.
@@ -122,7 +136,9 @@ def register(name: str) -> Callable[[Registered], Registered]:
     def add(cls: Registered) -> Registered:
         if name in _ESTIMATORS:
             raise OptionError(f"two estimators are called {name!r}")
-        _ESTIMATORS[name] = lambda budget, seed: cls(budget=budget, seed=seed)
+        _ESTIMATORS[name] = lambda budget, seed, semivalue: cls(
+            budget=budget, seed=seed, semivalue=semivalue
+        )
         return cls
 
     return add
@@ -133,17 +149,46 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(_ESTIMATORS))
 
 
-def create(name: str, *, budget: int | None, seed: int) -> Estimator:
+def create(
+    name: str, *, budget: int | None, seed: int, semivalue: Semivalue = SHAPLEY
+) -> Estimator:
     """Return an estimator by name.
 
     Args:
         name: One of :func:`available`.
         budget: What it may spend, in its own unit; None for its default.
         seed: Equal seeds give equal estimates.
+        semivalue: What it estimates.
 
     Raises:
         OptionError: There is none of that name.
     """
     if name not in _ESTIMATORS:
         raise OptionError(f"estimator {name!r} is none of {', '.join(('auto', *available()))}")
-    return _ESTIMATORS[name](budget, seed)
+    return _ESTIMATORS[name](budget, seed, semivalue)
+
+
+def require_shapley(semivalue: Semivalue, name: str) -> None:
+    """Refuse another semivalue than Shapley's.
+
+    Raises:
+        OptionError: It is another.
+    """
+    if not semivalue.efficient:
+        raise OptionError(
+            f"estimator {name!r} estimates Shapley values only, not {semivalue.name}",
+            hint="use --estimator gaussian-process, permutation or exact",
+        )
+
+
+def require_no_unions(game: Game, name: str) -> None:
+    """Refuse a game whose players form unions.
+
+    Raises:
+        OptionError: They do.
+    """
+    if game.unions is not None:
+        raise OptionError(
+            f"estimator {name!r} does not play the hierarchical game",
+            hint="use --estimator permutation or antithetic, or --game network",
+        )

@@ -10,11 +10,13 @@ The marginal of a present unit is its gate's first- and second-order Taylor term
     d_i = dv/dg_i + 1/2 (d log p_S(y) / dg_i)^2,   y drawn from the unpruned network,
 
 the second derivative of the divergence being replaced by its Fisher information. Two rounds are
-played; the second draws its orders by the scores of the first.
+played, or more where time or stability ends the work; each draws its orders by the scores found
+before it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +25,16 @@ import torch
 
 from graphprune.checkpoint import NO_STATE, Arrays, State
 from graphprune.errors import BudgetError, DataError
-from graphprune.estimators.base import Floats, ShapleyEstimate, register
+from graphprune.estimators.base import (
+    Floats,
+    ShapleyEstimate,
+    aggregate,
+    register,
+    require_no_unions,
+    require_shapley,
+)
+from graphprune.estimators.semivalues import SHAPLEY, Semivalue
+from graphprune.estimators.stopping import NEVER, Stopping, stability_of
 from graphprune.game.games import NetworkGame
 from graphprune.groups import UnitIds
 from graphprune.progress import Progress, silent
@@ -45,6 +56,11 @@ ENOUGH_MACS = 2 * 10**12
 
 _STAGE = "gate gradients"
 
+_ROUND = 4
+"""Coalitions per image of a round where time or stability ends the work."""
+
+_LONGEST = 128
+
 
 @register("gradients")
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +72,10 @@ class GradientEstimator:
     Args:
         budget: Coalitions per image, at least 2. None for 16, or for fewer but at least 2 where
             that would make over 4096 coalitions of all images together, or over 2 * 10^12
-            multiply-accumulates: the cost of a ranking stays bounded.
+            multiply-accumulates: the cost of a ranking stays bounded. Where time or stability ends
+            the work, None for up to 128.
         seed: Equal seeds give equal estimates.
+        semivalue: Shapley's; which coalitions count is said by the band.
         band: Largest share of multiply-accumulates that a coalition lacks, in (0, 1).
 
     References:
@@ -67,34 +85,58 @@ class GradientEstimator:
 
     budget: int | None = None
     seed: int = 0
+    semivalue: Semivalue = SHAPLEY
     band: float = DEFAULT_BAND
 
     def estimate(
-        self, game: NetworkGame, progress: Progress = silent, state: State = NO_STATE
+        self,
+        game: NetworkGame,
+        progress: Progress = silent,
+        state: State = NO_STATE,
+        stopping: Stopping = NEVER,
     ) -> ShapleyEstimate:
         """Estimate every unit's value.
 
-        The estimate's ``stderr`` is that of the coalitions drawn: each image's two rounds differ by
-        nothing else. (The rounds draw from different orders, so it errs on the large side.)
+        The estimate's ``stderr`` is that of the coalitions drawn: an image's even and odd rounds
+        differ by nothing else. (Rounds draw from different orders, so it errs on the large side.)
 
         Raises:
-            BudgetError: The budget is less than one coalition for each of the two rounds.
+            BudgetError: The budget is less than one coalition for each of two rounds.
             DataError: A gradient is not finite.
-            OptionError: The game's performance changes in steps only.
+            OptionError: The game's performance changes in steps only, or it has unions.
         """
-        budget = self.n_coalitions(game.n_images, game.total_macs)
-        if budget < 2:
-            raise BudgetError(
-                f"{budget} coalitions per image do not pay for two rounds",
-                hint="allow at least 2 (--budget 2)",
-            )
-        run = _Run(game, self.seed, self.band, (budget // 2, budget - budget // 2))
-        run.play(progress, state)
-        first, second = run.rounds
-        pooled = _Evidence(first.marginals + second.marginals, first.present + second.present)
+        require_shapley(self.semivalue, "gradients")
+        require_no_unions(game, "gradients")
+        run = _Run(game, self.seed, self.band, self._lengths(game, stopping), stopping)
+        stopped = run.play(progress, state)
+        first, second = run.halves
+        pooled = _pooled(run.halves)
         half_differences = (first.per_image() - second.per_image()) / 2
         stderr = np.sqrt(np.square(half_differences).sum(0)) / game.n_images
-        return ShapleyEstimate(pooled.per_image(), stderr, 1 + budget, own_coalitions=True)
+        return ShapleyEstimate(
+            pooled.per_image(),
+            stderr,
+            1 + run.coalitions,
+            own_coalitions=True,
+            stability=run.stability() if stopping.asked else None,
+            stopped=stopped,
+        )
+
+    def _lengths(self, game: NetworkGame, stopping: Stopping) -> tuple[int, ...]:
+        """Return the coalitions per image of every round."""
+        if stopping.asked:
+            most = _LONGEST if self.budget is None else self.budget
+            lengths = (_ROUND,) * (most // _ROUND)
+        else:
+            most = self.n_coalitions(game.n_images, game.total_macs)
+            lengths = (most // 2, most - most // 2)
+        if len(lengths) < 2 or not lengths[0]:
+            raise BudgetError(
+                f"{most} coalitions per image do not pay for two rounds",
+                hint=f"allow at least {2 * _ROUND if stopping.asked else 2} "
+                f"(--budget {2 * _ROUND if stopping.asked else 2})",
+            )
+        return lengths
 
     def n_coalitions(self, n_images: int, macs: int) -> int:
         """Return how many coalitions each of ``n_images`` is given.
@@ -127,10 +169,16 @@ class _Evidence:
         return scores
 
 
+def _pooled(halves: Sequence[_Evidence]) -> _Evidence:
+    first, second = halves
+    return _Evidence(first.marginals + second.marginals, first.present + second.present)
+
+
 @dataclass(frozen=True)
 class _Step:
-    """One pass: a batch, its images' rows, and the round it counts for (None: start scores)."""
+    """One pass: its number, a batch, its images' rows, and the round (None: start scores)."""
 
+    number: int
     batch: int
     rows: slice
     round: int | None
@@ -144,98 +192,175 @@ class _Run:
         seed: Of all draws.
         band: Largest share of multiply-accumulates that a coalition lacks.
         lengths: Coalitions per image of each round.
+        stopping: What ends the work before the last round.
     """
 
-    def __init__(self, game: NetworkGame, seed: int, band: float, lengths: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        game: NetworkGame,
+        seed: int,
+        band: float,
+        lengths: tuple[int, ...],
+        stopping: Stopping,
+    ) -> None:
         self._game = game
+        self._seed = seed
         self._band = band
-        self._generator = torch.Generator().manual_seed(seed)
+        self._stopping = stopping
         self._steps = list(_steps(game.batch_sizes, lengths))
+        self._lengths = lengths
         self._start = np.zeros(game.n_players)
-        self.rounds = tuple(
+        self._scores = np.zeros(game.n_players)
+        self._seconds = 0.0
+        self._done = 0
+        self.halves = tuple(
             _Evidence(np.zeros((game.n_images, game.n_players)), np.zeros(game.n_players))
-            for _ in lengths
+            for _ in range(2)
         )
 
-    def play(self, progress: Progress, state: State) -> None:
-        """Run all passes that have not been run."""
-        first = self._restore(state)
-        orders: dict[int, _Orders] = {}
-        for done, step in enumerate(self._steps[first:], first + 1):
-            if step.round is None:
-                self._add_start(step)
-            else:
-                if step.round not in orders:
-                    orders[step.round] = self._orders(step.round)
-                self._add_marginals(step, self.rounds[step.round], orders[step.round])
-            state.save(self._arrays(done))
-            progress(_STAGE, done, len(self._steps))
+    @property
+    def coalitions(self) -> int:
+        """Coalitions that every image has played."""
+        rounds = {step.round for step in self._steps[: self._done] if step.round is not None}
+        return sum(self._lengths[number] for number in rounds)
 
-    def _add_start(self, step: _Step) -> None:
-        """Add squared gate gradients at the grand coalition (a Fisher score)."""
-        size = step.rows.stop - step.rows.start
-        everything = torch.ones(size, self._game.n_players, dtype=torch.bool)
-        found = self._game.gradients(step.batch, everything, self._generator, n_draws=2)
-        self._start += found.squares.sum(0).double().numpy() / self._game.n_images
+    def play(self, progress: Progress, state: State) -> str:
+        """Run all passes that have not been run; return what ended the work."""
+        self._restore(state)
+        start = self._stopping.clock() - self._seconds
+        for round_, steps in _by_round(self._steps[self._done :]):
+            if round_ is not None and self._begins(steps[0]):
+                if round_ >= 2 and (ended := self._ended()):
+                    return ended
+                self._scores = _pooled(self.halves).scores() if round_ else self._start
+            orders = None if round_ is None else self._orders()
+            for wave in _waves(steps, self._game.ranks.size):
+                self._add(wave, orders)
+                self._done = wave[-1].number + 1
+                self._seconds = self._stopping.clock() - start
+                state.save(self._arrays())
+                progress(_STAGE, self._done, len(self._steps))
+        return "stable" if self._stable() else "budget"
 
-    def _orders(self, number: int) -> _Orders:
+    def stability(self) -> float:
+        """Return the stability of the scores, from the even and the odd rounds."""
+        how = self._stopping.aggregate
+        one, other = (aggregate(half.per_image(), how)[0] for half in self.halves)
+        return stability_of(one, other)
+
+    def _begins(self, step: _Step) -> bool:
+        """Whether a step is the first of its round."""
+        return step.number == 0 or self._steps[step.number - 1].round != step.round
+
+    def _ended(self) -> str | None:
+        if self._stopping.expired(self._seconds):
+            return "seconds"
+        return "stable" if self._stable() else None
+
+    def _stable(self) -> bool:
+        return self._stopping.stability is not None and self._stopping.stable(self.stability())
+
+    def _orders(self) -> _Orders:
         """Return what a round draws its orders by: the scores that were found before it."""
-        scores = self._start if number == 0 else self.rounds[number - 1].scores()
-        if not np.isfinite(scores).all():
+        if not np.isfinite(self._scores).all():
             raise DataError(
                 "gate gradients on the calibration data are not finite",
                 hint="rank in double precision, or with another criterion (--criterion l2)",
             )
-        return _orders(scores, self._game)
+        return _orders(self._scores, self._game)
 
-    def _add_marginals(self, step: _Step, evidence: _Evidence, orders: _Orders) -> None:
-        size = step.rows.stop - step.rows.start
-        kept = orders.draw(size, self._band, self._generator)
-        found = self._game.gradients(step.batch, kept, self._generator, n_draws=1)
-        # Fisher information is in the units of a divergence; a value of the user's own is in its
-        # own, so that its marginals are of first order.
-        curvature = 0.5 * found.squares if self._game.fisher else 0.0
-        marginals = (found.slope + curvature) * kept
-        evidence.marginals[step.rows] += marginals.double().numpy()
-        evidence.present[:] += kept.sum(0).double().numpy()
+    def _add(self, wave: Sequence[_Step], orders: _Orders | None) -> None:
+        """Run passes, one on each rank, and add up what they found in order."""
+        most = max(self._game.batch_sizes)
+
+        def compute(places: range) -> torch.Tensor:
+            found = [self._found(wave[place], orders, most) for place in places]
+            return torch.stack(found)
+
+        for step, found in zip(wave, self._game.ranks.gather(len(wave), compute), strict=True):
+            marginals, present = found[:, : step.rows.stop - step.rows.start].double().numpy()
+            if step.round is None:
+                self._start += marginals.sum(0) / self._game.n_images
+                continue
+            evidence = self.halves[step.round % 2]
+            evidence.marginals[step.rows] += marginals
+            evidence.present[:] += present.sum(0)
+
+    def _found(self, step: _Step, orders: _Orders | None, most: int) -> torch.Tensor:
+        """Return marginals and who was present, (2, most, n_units); spare rows are zero.
+
+        Start scores are squared gate gradients at the grand coalition (a Fisher score).
+        """
+        generator = torch.Generator().manual_seed(_seed_of(self._seed, step.number))
+        size, game = step.rows.stop - step.rows.start, self._game
+        rows = torch.zeros(2, most, game.n_players)
+        if orders is None:
+            kept = torch.ones(size, game.n_players, dtype=torch.bool)
+            found = game.gradients(step.batch, kept, generator, n_draws=2)
+            rows[0, :size] = found.squares
+        else:
+            kept = orders.draw(size, self._band, generator)
+            found = game.gradients(step.batch, kept, generator, n_draws=1 if game.fisher else 0)
+            rows[0, :size] = (found.slope + 0.5 * found.squares) * kept
+        rows[1, :size] = kept
+        return rows
 
     # ---- what is saved ------------------------------------------------------------------------
 
-    def _arrays(self, done: int) -> Arrays:
+    def _arrays(self) -> Arrays:
         arrays = {
-            "done": np.array(done, np.int64),
-            "generator": self._generator.get_state().numpy(),
+            "done": np.array(self._done, np.int64),
+            "seconds": np.array(self._seconds),
             "start": self._start,
+            "scores": self._scores,
         }
-        for number, evidence in enumerate(self.rounds):
+        for number, evidence in enumerate(self.halves):
             arrays[f"marginals {number}"] = evidence.marginals
             arrays[f"present {number}"] = evidence.present
         return arrays
 
-    def _restore(self, state: State) -> int:
-        """Go back to where an interrupted run was; return how many passes it had run."""
-        known = state.load(self._arrays(0))
+    def _restore(self, state: State) -> None:
+        """Go back to where an interrupted run was."""
+        known = state.load(self._arrays())
         if known is None:
-            return 0
-        self._generator.set_state(torch.from_numpy(known["generator"].astype(np.uint8)))
+            return
+        self._done = int(known["done"])
+        self._seconds = float(known["seconds"])
         self._start[:] = known["start"]
-        for number, evidence in enumerate(self.rounds):
+        self._scores = known["scores"].astype(np.float64)
+        for number, evidence in enumerate(self.halves):
             evidence.marginals[:] = known[f"marginals {number}"]
             evidence.present[:] = known[f"present {number}"]
-        return int(known["done"])
 
 
-def _steps(batch_sizes: tuple[int, ...], lengths: tuple[int, int]) -> Iterator[_Step]:
+def _seed_of(seed: int, step: int) -> int:
+    """Return a seed of a pass's own: it does not depend on the passes before it."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+def _steps(batch_sizes: tuple[int, ...], lengths: tuple[int, ...]) -> Iterator[_Step]:
     """Yield the start scores' passes, then each round's, batch by batch."""
     stops = np.cumsum(batch_sizes).tolist()
     batches = [
         (number, slice(stop - size, stop))
         for number, (size, stop) in enumerate(zip(batch_sizes, stops, strict=True))
     ]
-    yield from (_Step(number, rows, None) for number, rows in batches)
+    count = itertools.count()
+    yield from (_Step(next(count), number, rows, None) for number, rows in batches)
     for which, length in enumerate(lengths):
         for number, rows in batches:
-            yield from (_Step(number, rows, which) for _ in range(length))
+            yield from (_Step(next(count), number, rows, which) for _ in range(length))
+
+
+def _by_round(steps: Sequence[_Step]) -> Iterator[tuple[int | None, list[_Step]]]:
+    for round_, found in itertools.groupby(steps, key=lambda step: step.round):
+        yield round_, list(found)
+
+
+def _waves(steps: Sequence[_Step], size: int) -> Iterator[Sequence[_Step]]:
+    """Yield as many passes as there are ranks."""
+    for start in range(0, len(steps), size):
+        yield steps[start : start + size]
 
 
 # ---- orders of removal --------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import Tensor, fx, nn
 
 from graphprune.data import Batch, CalibrationBatches
 from graphprune.errors import DataError, ModelError, OptionError
-from graphprune.game.masking import GATES, gated_module, lay_gates, unit_gates
+from graphprune.game.folding import fold_batch_norms
+from graphprune.game.masking import gated_module, lay_gates, unit_gates
+from graphprune.game.splitting import split_at_gates
 from graphprune.game.value import (
     Performance,
     class_dim,
@@ -26,24 +29,36 @@ from graphprune.graph import DependencyGraph
 from graphprune.groups import UnitIds
 from graphprune.shapes import result_shapes
 
-MEMORY = 1 << 30
-"""Bytes that the activations of one differentiated pass may take."""
+MEMORY = 1 << 31
+"""Bytes that an evaluator may take: half for one pass, half for what is kept between passes."""
 
 MAX_BATCH = 64
-"""Images in one pass; more are not faster on CPUs."""
+"""Images in one pass on a CPU; more are not faster there."""
+
+MAX_BATCH_OF_DEVICE = 512
+"""Images in one pass on another device."""
+
+PRECISIONS = ("float32", "bfloat16")
+"""What activations may be computed in; a network in double precision stays so."""
 
 
-@dataclass(frozen=True)
-class SplitNetwork:
-    """A gated network cut in two: what no coalition changes, and the rest.
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How and where coalitions are run.
 
     Args:
-        prefix: Flat inputs -> tensors at the border; run once per batch.
-        suffix: Gates and the tensors at the border -> flat outputs.
+        device: Where the network is run.
+        max_memory: Bytes that activations may take, those kept between passes included; weights
+            are not counted.
+        precision: One of :data:`PRECISIONS`; ``bfloat16`` is torch's automatic mixed precision.
     """
 
-    prefix: fx.GraphModule
-    suffix: fx.GraphModule
+    device: str = "cpu"
+    max_memory: int = MEMORY
+    precision: str = "float32"
+
+
+DEFAULT = Running()
 
 
 class Evaluator:
@@ -57,7 +72,7 @@ class Evaluator:
         data: Calibration images; they are cut into batches that fit the memory, or into those that
             a network of fixed batch size takes.
         units: The units that may be absent, (n_units,) Bool; all by default.
-        device: Where the network is run.
+        running: How and where the network is run.
     """
 
     def __init__(
@@ -65,14 +80,19 @@ class Evaluator:
         graph: DependencyGraph,
         data: CalibrationBatches,
         units: npt.NDArray[np.bool_] | None = None,
-        device: str = "cpu",
+        running: Running = DEFAULT,
     ) -> None:
         self.graph = graph
-        self.data = data.rebatched(passes_of(graph)).to(device=device)
-        self._device = device
-        self._gated = _without_gradients(gated_module(graph, units)).to(device)
-        self._split = split_at_gates(self._gated)
+        self._units = units
+        self._running = running
+        self._device = running.device
+        self._per_pass = passes_of(graph, running)
+        self.data = data.rebatched(self._per_pass).to(device=self._device)
+        gated = _without_gradients(gated_module(graph, units))
+        self._gated = fold_batch_norms(gated).to(self._device)
+        self._split = split_at_gates(self._gated, graph)
         self._dtype = _gate_dtype(self._gated)
+        self._borders = _Borders(running.max_memory // 2)
         _check_classes_alone_shrink(graph)
         self._class_units = class_units(graph)
         self._references: dict[int, Tensor] = {}
@@ -98,11 +118,25 @@ class Evaluator:
         places = (n.args[-1] for n in self._gated.graph.nodes if n.target is lay_gates)
         return self.graph.program.dynamic_batch and all(place is not None for place in places)
 
+    def in_full_precision(self) -> Evaluator:
+        """Return an evaluator of the same coalitions that computes nothing in lower precision."""
+        running = replace(self._running, precision="float32")
+        return Evaluator(self.graph, self.data, self._units, running)
+
+    @cached_property
+    def together(self) -> int:
+        """How many coalitions share a pass: several where there are few images."""
+        if not (self.per_sample and self._split.repeats and len(self.batches) == 1):
+            return 1
+        return max(self._per_pass // max(self.n_images, 2), 1)
+
     def values(self, coalitions: Tensor, performance: Performance) -> Tensor:
         """Return per-image performances.
 
         Args:
-            coalitions: (n_coalitions, n_units) Bool, True = kept.
+            coalitions: (n_coalitions, n_units) Bool, True = kept. To the last bit the values of
+                one do not depend on the others if those before it fill up whole passes, see
+                :attr:`together`.
             performance: What outputs are worth.
 
         Returns:
@@ -111,21 +145,52 @@ class Evaluator:
         if not len(coalitions):
             return torch.zeros(0, self.n_images, dtype=torch.float64)
         columns = []
-        with torch.inference_mode():
-            for index, batch in enumerate(self.batches):
-                reference = self.reference(index)
-                border = self._split.prefix(*self._inputs(batch))
+        with torch.inference_mode(), self._precision():
+            for index in range(len(self.batches)):
+                border = self._border(index)
                 rows = [
-                    performance(
-                        self._suffix_logits(kept, border, batch),
-                        reference,
-                        batch.labels,
-                        *self._class_gates(self._gates(kept)),
-                    )
-                    for kept in coalitions
+                    self._worth(kept, border, index, performance)
+                    for kept in coalitions.split(self.together)
                 ]
-                columns.append(torch.stack(rows).double().cpu())
+                columns.append(torch.cat(rows).double().cpu())
         return torch.cat(columns, 1)
+
+    def _worth(
+        self, kept: Tensor, border: tuple[Tensor, ...], index: int, performance: Performance
+    ) -> Tensor:
+        """Return what coalitions that share a pass are worth, (n_coalitions, images of a batch)."""
+        batch, count = self.batches[index], len(kept)
+        reference, labels = self.reference(index), batch.labels
+        if count == 1:
+            gates = self._gates(kept[0])
+            logits = class_logits(self._split.suffix(gates, *border))[: batch.n_images]
+            return performance(logits, reference, labels, *self._class_gates(gates))[None]
+        padded = max(batch.n_images, 2)
+        gates = self._gates(kept.repeat_interleave(padded, 0))
+        repeated = self._split.repeated(border, count)
+        logits = class_logits(self._split.suffix(gates, *repeated))
+        own = torch.arange(len(logits), device=logits.device) % padded < batch.n_images
+        labels = None if labels is None else labels.repeat(count)
+        opened = tuple(each[own] for each in self._class_gates(gates))
+        worth = performance(logits[own], reference.repeat(count, 1, 1), labels, *opened)
+        return worth.reshape(count, -1)
+
+    def _border(self, index: int) -> tuple[Tensor, ...]:
+        """Return what no coalition changes of a batch; kept where the memory allows it."""
+        known = self._borders.get(index)
+        if known is None:
+            with _outside_inference(), self._precision():
+                known = self._split.prefix(*self._inputs(self.batches[index]))
+            self._borders.add(index, known)
+        return known
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        kind = torch.device(self._device).type
+        lowered = self._running.precision == "bfloat16" and self._dtype == torch.float32
+        # Gates are laid anew for every coalition, so nothing that is cast is worth keeping.
+        with torch.autocast(kind, torch.bfloat16, enabled=lowered, cache_enabled=False):
+            yield
 
     def _class_gates(self, gates: Tensor) -> tuple[Tensor, ...]:
         """Return how far each class is open, (images or 1, 1, classes); nothing if all always are.
@@ -147,8 +212,8 @@ class Evaluator:
         if index not in self._references:
             gates = self._gates(torch.ones(self.graph.n_units))
             batch = self.batches[index]
-            with torch.inference_mode():
-                logits = class_logits(self._gated(gates, *self._inputs(batch)))
+            with _outside_inference(), self._precision():
+                logits = class_logits(self._split.suffix(gates, *self._border(index)))
             if not bool(torch.isfinite(logits).all()):
                 raise DataError(
                     "the network's outputs on the calibration data are not finite",
@@ -175,14 +240,15 @@ class Evaluator:
             generator: Draws predictions of the unpruned network for the Fisher term.
             n_draws: How many predictions to draw per image.
         """
-        # A clone outside inference mode: autograd may save it.
-        reference = self.reference(index).clone()
+        reference = self.reference(index)
         open_classes = self._class_gates(self._gates(coalitions))
         drawn = [sample_predictions(reference, generator, *open_classes) for _ in range(n_draws)]
         task = _Task(performance, reference, self.batches[index].labels, tuple(drawn))
         if self.per_sample and len(coalitions) > 1:
             gates = self._gates(coalitions).requires_grad_()
-            logits = class_logits(self._gated(gates, *self._inputs(self.batches[index])))
+            with self._precision():
+                outputs = self._split.suffix(gates, *self._border(index))
+            logits = class_logits(outputs)[: len(coalitions)]
             return _differentiate(logits, gates, self._class_gates(gates), task)
         return _stacked(
             [
@@ -198,11 +264,9 @@ class Evaluator:
         one = slice(place, place + 1)
         inputs = tuple(filled_up(self.graph, x[one]) for x in batch.inputs)
         gates = self._gates(coalition).requires_grad_()
-        logits = class_logits(self._gated(gates, *inputs))[:1]
+        with self._precision():
+            logits = class_logits(self._gated(gates, *inputs))[:1]
         return _differentiate(logits, gates, self._class_gates(gates), task)
-
-    def _suffix_logits(self, kept: Tensor, border: tuple[Tensor, ...], batch: Batch) -> Tensor:
-        return class_logits(self._split.suffix(self._gates(kept), *border))[: batch.n_images]
 
     def _gates(self, coalitions: Tensor) -> Tensor:
         return unit_gates(coalitions, self._dtype).to(self._device)
@@ -226,6 +290,30 @@ class _Task:
         labels = None if self.labels is None else self.labels[one]
         drawn = tuple(each[one] for each in self.drawn)
         return _Task(self.performance, self.reference[one], labels, drawn)
+
+
+@contextmanager
+def _outside_inference() -> Iterator[None]:
+    """Compute without gradients what autograd may save later, unlike inference mode's tensors."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+class _Borders:
+    """What prefixes computed, batch by batch, as long as it fits the memory."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+        self._kept: dict[int, tuple[Tensor, ...]] = {}
+
+    def get(self, index: int) -> tuple[Tensor, ...] | None:
+        return self._kept.get(index)
+
+    def add(self, index: int, border: tuple[Tensor, ...]) -> None:
+        size = sum(x.nbytes for x in border if isinstance(x, Tensor))
+        if size <= self._left:
+            self._left -= size
+            self._kept[index] = border
 
 
 def _differentiate(
@@ -333,7 +421,7 @@ def _rank_of(graph: DependencyGraph, place: int) -> int:
     return graph.rank(graph.nodes[graph.outputs[place].node])
 
 
-def passes_of(graph: DependencyGraph) -> int:
+def passes_of(graph: DependencyGraph, running: Running = DEFAULT) -> int:
     """Return how many images one differentiated pass may hold."""
     if not graph.program.dynamic_batch:
         return graph.batch_size
@@ -343,7 +431,8 @@ def passes_of(graph: DependencyGraph) -> int:
         per_image += sum(int(np.prod(shape)) for shape in shapes or ())
     # Four bytes a float; the gate's product is a second copy of what enters a layer.
     bytes_per_image = max(8 * per_image // graph.batch_size, 1)
-    return int(np.clip(MEMORY // bytes_per_image, 1, MAX_BATCH))
+    most = MAX_BATCH if torch.device(running.device).type == "cpu" else MAX_BATCH_OF_DEVICE
+    return int(np.clip(running.max_memory // 2 // bytes_per_image, 1, most))
 
 
 def filled_up(graph: DependencyGraph, x: Tensor) -> Tensor:
@@ -353,57 +442,3 @@ def filled_up(graph: DependencyGraph, x: Tensor) -> Tensor:
     """
     least = 2 if graph.program.dynamic_batch else graph.batch_size
     return torch.cat([x, x[:1].expand(max(least - len(x), 0), *x.shape[1:])])
-
-
-def split_at_gates(gated: fx.GraphModule) -> SplitNetwork:
-    """Cut a gated network where its gates begin to matter."""
-    depends = _depends_on_gates(gated.graph)
-    nodes = list(gated.graph.nodes)
-    border = [
-        node
-        for node in nodes
-        if node not in depends
-        and node.op != "get_attr"
-        and any(user in depends for user in node.users)
-    ]
-    return SplitNetwork(_prefix(gated, border), _suffix(gated, border, depends))
-
-
-def _depends_on_gates(graph: fx.Graph) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.target == GATES or node.op == "output" or found & set(node.all_input_nodes):
-            found.add(node)
-    return found
-
-
-def _prefix(gated: fx.GraphModule, border: list[fx.Node]) -> fx.GraphModule:
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    for node in _needed_for(border, gated.graph):
-        copied[node] = graph.node_copy(node, copied.__getitem__)
-    graph.output(tuple(copied[node] for node in border))
-    return fx.GraphModule(gated, graph, "Prefix")
-
-
-def _needed_for(border: list[fx.Node], graph: fx.Graph) -> Iterator[fx.Node]:
-    """Yield what computes the border, and all inputs, so that the signature stays."""
-    needed = set(border)
-    for node in reversed(graph.nodes):
-        if node in needed:
-            needed.update(node.all_input_nodes)
-    for node in graph.nodes:
-        if node in needed or (node.op == "placeholder" and node.target != GATES):
-            yield node
-
-
-def _suffix(gated: fx.GraphModule, border: list[fx.Node], depends: set[fx.Node]) -> fx.GraphModule:
-    graph = fx.Graph()
-    copied = {node: graph.placeholder(GATES) for node in gated.graph.nodes if node.target == GATES}
-    for place, node in enumerate(border):
-        copied[node] = graph.placeholder(f"border_{place}")
-    for node in gated.graph.nodes:
-        read = node.op == "get_attr" and any(user in depends for user in node.users)
-        if node not in copied and (node in depends or read):
-            copied[node] = graph.node_copy(node, copied.__getitem__)
-    return fx.GraphModule(gated, graph, "Suffix")

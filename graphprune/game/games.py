@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from graphprune.cost import CostModel
 from graphprune.data import CalibrationBatches
+from graphprune.distributed import ALONE, Ranks
 from graphprune.errors import DataError, OptionError
-from graphprune.game.evaluation import Evaluator, GateGradients, class_units
+from graphprune.game.evaluation import DEFAULT, Evaluator, GateGradients, Running, class_units
 from graphprune.game.value import (
     NEEDS_LABELS,
     Performance,
@@ -24,6 +27,8 @@ from graphprune.game.value import (
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import PruningGroup
 
+Unions = npt.NDArray[np.int64]
+
 
 class Game(Protocol):
     """A cooperative game with per-image values."""
@@ -33,8 +38,16 @@ class Game(Protocol):
         """Number of players."""
 
     @property
+    def unions(self) -> Unions | None:
+        """The union that each player belongs to, (n_players,); None if all play for themselves.
+
+        Members of one union join one after the other, so that only orders that keep unions
+        together count (the Owen value).
+        """
+
+    @property
     def evaluations(self) -> int:
-        """Coalitions evaluated so far, each on all images."""
+        """Coalitions evaluated so far, each on all images; those known already do not count."""
 
     def values(self, coalitions: Tensor) -> Tensor:
         """Return (n_coalitions, n_images) float64 for (n_coalitions, n_players) Bool.
@@ -43,7 +56,147 @@ class Game(Protocol):
         """
 
 
-class GroupGame:
+class SlopedGame(Game, Protocol):
+    """A game that can be played with players who are partly in."""
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+
+    def slopes(self, gates: Tensor) -> Tensor:
+        """Differentiate the worth in every player's gate.
+
+        Args:
+            gates: (n_draws, n_images, n_players) in [0, 1], for every image its own.
+
+        Returns:
+            (n_draws, n_images, n_players) float64.
+        """
+
+
+class _PlayedGame:
+    """Evaluates coalitions of units, each once, and shares them with the other ranks."""
+
+    unions: Unions | None = None
+
+    def __init__(
+        self, evaluator: Evaluator, players: slice, value: Value, ranks: Ranks, max_memory: int
+    ) -> None:
+        self.evaluations = 0
+        self._value = value
+        self._performance = _checked_performance(value, evaluator.data, evaluator.graph)
+        self._ranks = ranks
+        self._players = players
+        self._evaluator = evaluator
+        self._known = _Known(max_memory // 8)
+        self.n_players = players.stop - players.start
+
+    @property
+    def n_images(self) -> int:
+        """Number of calibration images."""
+        return self._evaluator.n_images
+
+    @property
+    def together(self) -> int:
+        """How many coalitions share a pass, see :attr:`Evaluator.together`."""
+        return self._evaluator.together
+
+    def values(self, coalitions: Tensor) -> Tensor:
+        """Return (n_coalitions, n_images) float64 for (n_coalitions, n_players) Bool."""
+        keys = [row.tobytes() for row in np.packbits(coalitions.numpy(), axis=1)]
+        fresh = dict(zip(keys, coalitions, strict=True))
+        missing = {key: row for key, row in fresh.items() if key not in self._known}
+        found = dict(zip(missing, self._evaluated(list(missing.values())), strict=True))
+        self._known.add(found)
+        self.evaluations += len(found)
+        rows = [found[key] if key in found else self._known[key] for key in keys]
+        return torch.stack(rows) if rows else torch.zeros(0, self.n_images, dtype=torch.float64)
+
+    def _evaluated(self, coalitions: list[Tensor]) -> Tensor:
+        """Share whole passes, so that a coalition's company does not depend on the ranks."""
+        if not coalitions:
+            return torch.zeros(0, self.n_images, dtype=torch.float64)
+        size = self.together
+        spare = -len(coalitions) % size
+        rows = torch.stack(coalitions + coalitions[-1:] * spare)
+
+        def compute(passes: range) -> Tensor:
+            share = self._whole(rows[passes.start * size : passes.stop * size])
+            found = self._evaluator.values(share, self._performance)
+            return found.reshape(len(passes), size, -1)
+
+        found = self._ranks.gather(len(rows) // size, compute)
+        return found.flatten(0, 1)[: len(coalitions)]
+
+    def _whole(self, coalitions: Tensor) -> Tensor:
+        """Return what the units of the whole network do when these players are in."""
+        whole = coalitions.new_ones(*coalitions.shape[:-1], self._evaluator.graph.n_units)
+        whole[..., self._players] = coalitions
+        return whole
+
+    def slopes(self, gates: Tensor) -> Tensor:
+        """Differentiate the worth in every player's gate, see :class:`SlopedGame`.
+
+        Raises:
+            OptionError: The performance changes in steps only.
+        """
+        _check_slopes(self._value)
+
+        def compute(draws: range) -> Tensor:
+            found = [self._slopes(gates[draw]) for draw in draws]
+            return torch.stack(found)
+
+        return self._ranks.gather(len(gates), compute)
+
+    def _slopes(self, gates: Tensor) -> Tensor:
+        start, found = 0, []
+        for index, batch in enumerate(self._evaluator.batches):
+            opened = self._whole(gates[start : start + batch.n_images])
+            slope = self._evaluator.gradients(
+                index, opened, self._performance, torch.Generator(), n_draws=0
+            ).slope
+            found.append(slope[:, self._players].double())
+            start += batch.n_images
+        return torch.cat(found)
+
+    def precision_error(self) -> float:
+        """Measure what lower precision costs.
+
+        Returns:
+            Root mean square error of the worth of some coalitions (the mean over images) in lower
+            precision, as a share of the spread of their worth.
+        """
+        draws = torch.rand(_PRECISION_SAMPLE, self.n_players, generator=torch.Generator())
+        kept = self._whole(draws < torch.linspace(0.5, 1, _PRECISION_SAMPLE)[:, None])
+        exact = self._evaluator.in_full_precision().values(kept, self._performance).mean(1)
+        lowered = self._evaluator.values(kept, self._performance).mean(1)
+        return float((lowered - exact).square().mean().sqrt() / exact.std())
+
+
+_PRECISION_SAMPLE = 16
+
+
+class _Known:
+    """What coalitions are worth that have been evaluated, as long as it fits the memory."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+        self._rows: dict[bytes, Tensor] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._rows
+
+    def __getitem__(self, key: bytes) -> Tensor:
+        return self._rows[key]
+
+    def add(self, found: Mapping[bytes, Tensor]) -> None:
+        for key, row in found.items():
+            if row.nbytes <= self._left:
+                self._left -= row.nbytes
+                self._rows[key] = row.clone()
+
+
+class GroupGame(_PlayedGame):
     """The units of one group play; all other units are kept (the paper's game).
 
     Args:
@@ -51,7 +204,8 @@ class GroupGame:
         group: The players.
         data: Calibration images.
         value: The performance: its name, or the user's own.
-        device: Where the network is run.
+        running: How and where the network is run.
+        ranks: The processes that share the work.
     """
 
     def __init__(
@@ -59,54 +213,43 @@ class GroupGame:
         graph: DependencyGraph,
         group: PruningGroup,
         data: CalibrationBatches,
-        value: Value,
-        device: str = "cpu",
+        value: Value = "kl",
+        running: Running = DEFAULT,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.n_players = group.n_units
-        self.evaluations = 0
-        self._performance = _checked_performance(value, data, graph)
         _check_classes_stay(graph, group)
-        self._span = group.span
         players = np.zeros(graph.n_units, bool)
         players[group.span] = True
-        self._evaluator = Evaluator(graph, data, players, device)
-
-    def values(self, coalitions: Tensor) -> Tensor:
-        """Return (n_coalitions, n_images) float64 for (n_coalitions, n_players) Bool."""
-        whole = torch.ones(len(coalitions), self._evaluator.graph.n_units, dtype=torch.bool)
-        whole[:, self._span] = coalitions
-        self.evaluations += len(coalitions)
-        return self._evaluator.values(whole, self._performance)
+        evaluator = Evaluator(graph, data, players, running)
+        super().__init__(evaluator, group.span, value, ranks, running.max_memory)
 
 
-class NetworkGame:
+class NetworkGame(_PlayedGame):
     """All units of the network play; scores compare across groups by construction.
 
     Args:
         graph: The network.
         data: Calibration images.
         value: The performance: its name, or the user's own.
-        device: Where the network is run.
+        running: How and where the network is run.
+        ranks: The processes that share the work.
     """
 
     def __init__(
-        self, graph: DependencyGraph, data: CalibrationBatches, value: Value, device: str = "cpu"
+        self,
+        graph: DependencyGraph,
+        data: CalibrationBatches,
+        value: Value = "kl",
+        running: Running = DEFAULT,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.n_players = graph.n_units
-        self.evaluations = 0
+        evaluator = Evaluator(graph, data, running=running)
+        super().__init__(evaluator, slice(0, graph.n_units), value, ranks, running.max_memory)
         self.graph = graph
         self.needed = graph.needed
         self._costs = CostModel(graph)
         self.total_macs = self._costs.total(graph.all_kept()).macs
         self.macs = self._costs.marginal("macs")
-        self._value = value
-        self._performance = _checked_performance(value, data, graph)
-        self._evaluator = Evaluator(graph, data, device=device)
-
-    @property
-    def n_images(self) -> int:
-        """Number of calibration images."""
-        return self._evaluator.n_images
 
     @property
     def per_sample(self) -> bool:
@@ -123,14 +266,14 @@ class NetworkGame:
         """Number of images in each batch that gradients are taken on."""
         return tuple(batch.n_images for batch in self._evaluator.batches)
 
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that share the work."""
+        return self._ranks
+
     def removed_macs(self, kept: Kept) -> float:
         """Return the share of multiply-accumulates that a coalition (n_players,) lacks."""
         return 1.0 - self._costs.total(kept).macs / max(self.total_macs, 1)
-
-    def values(self, coalitions: Tensor) -> Tensor:
-        """Return (n_coalitions, n_images) float64 for (n_coalitions, n_players) Bool."""
-        self.evaluations += len(coalitions)
-        return self._evaluator.values(coalitions, self._performance)
 
     def gradients(
         self, batch: int, coalitions: Tensor, generator: torch.Generator, n_draws: int
@@ -140,12 +283,39 @@ class NetworkGame:
         Raises:
             OptionError: The performance changes in steps only.
         """
-        if is_stepwise(self._value):
-            raise OptionError(
-                f"value {str(self._value)!r} changes in steps, so it has no gate gradients",
-                hint="use --value kl or cross-entropy, or --game group",
-            )
+        _check_slopes(self._value)
         return self._evaluator.gradients(batch, coalitions, self._performance, generator, n_draws)
+
+
+class HierarchicalGame(NetworkGame):
+    """All units play, and those of a group join together: groups first, then units within.
+
+    Its values are Owen values: a group's values add up to the group's own Shapley value in the game
+    of groups.
+
+    References:
+        Owen (1977), Values of games with a priori unions, doi:10.1007/978-3-642-45494-3_7.
+    """
+
+    def __init__(
+        self,
+        graph: DependencyGraph,
+        data: CalibrationBatches,
+        value: Value = "kl",
+        running: Running = DEFAULT,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        super().__init__(graph, data, value, running, ranks)
+        sizes = [group.n_units for group in graph.groups]
+        self.unions = np.repeat(np.arange(len(sizes)), sizes)
+
+
+def _check_slopes(value: Value) -> None:
+    if is_stepwise(value):
+        raise OptionError(
+            f"value {str(value)!r} changes in steps, so it has no gate gradients",
+            hint="use --value kl or cross-entropy, or --game group",
+        )
 
 
 def _check_classes_stay(graph: DependencyGraph, group: PruningGroup) -> None:

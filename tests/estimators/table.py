@@ -18,6 +18,7 @@ class TableGame:
 
     n_players: int
     formula: Formula
+    unions: np.ndarray | None = None
     evaluations: int = 0
     asked: list[np.ndarray] = field(default_factory=list)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graphprune.data import CalibrationBatches, as_batches
 from graphprune.game import evaluation
-from graphprune.game.evaluation import Evaluator
+from graphprune.game.evaluation import Evaluator, Running
 from graphprune.game.masking import gated_module, unit_gates
 from graphprune.game.value import (
     class_logits,
@@ -71,7 +71,7 @@ def test_the_prefix_runs_without_gates_and_the_suffix_without_it() -> None:
     graph, _ = made("Residual")
     players = np.zeros(graph.n_units, bool)
     players[graph.group("a.0.weight").span] = True
-    split = evaluation.split_at_gates(gated_module(graph, players))
+    split = evaluation.split_at_gates(gated_module(graph, players), graph)
     count = {
         part: sum("conv2d" in str(node.target) for node in module.graph.nodes)
         for part, module in (("prefix", split.prefix), ("suffix", split.suffix))
@@ -209,18 +209,16 @@ def test_the_callers_model_the_graph_and_global_state_stay_as_they_were() -> Non
 
 def test_moving_the_evaluator_leaves_the_traced_weights_where_they_are() -> None:
     graph, data = made("MLP")
-    Evaluator(graph, data, device="meta")
+    Evaluator(graph, data, running=Running(device="meta"))
     assert {tensor.device.type for tensor in graph.program.module.parameters()} == {"cpu"}
 
 
-def test_passes_shrink_with_the_size_of_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_shrink_with_the_size_of_activations() -> None:
     graph, _ = made("Residual")
     assert evaluation.passes_of(graph) == evaluation.MAX_BATCH
-    monkeypatch.setattr(evaluation, "MEMORY", 100_000)
-    few = evaluation.passes_of(graph)
+    few = evaluation.passes_of(graph, Running(max_memory=200_000))
     assert 1 <= few < evaluation.MAX_BATCH
-    monkeypatch.setattr(evaluation, "MEMORY", 1)
-    assert evaluation.passes_of(graph) == 1
+    assert evaluation.passes_of(graph, Running(max_memory=1)) == 1
 
 
 def test_single_precision_networks() -> None:

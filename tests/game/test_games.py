@@ -62,7 +62,8 @@ def test_a_coalition_is_worth_what_the_cut_network_is(
             torch.testing.assert_close(found, torch.stack(expected))
             torch.testing.assert_close(found, network.values(rows))
             assert game.evaluations == 2
-    assert network.evaluations == 2 * len(graph.groups)
+    # The grand coalition is asked for again with every group, and known.
+    assert network.evaluations == 1 + len(graph.groups)
 
 
 @pytest.mark.parametrize("name", ["Residual", "FlattenLinear", "Concat"])
@@ -85,7 +86,8 @@ def test_the_grand_coalition_diverges_from_itself_by_nothing() -> None:
     data = as_batches(batch_of(graph.example_inputs, 3, 0))
     game = NetworkGame(graph, data, "kl")
     everything = torch.ones(1, graph.n_units, dtype=torch.bool)
-    assert (game.values(everything) == 0).all()
+    # Packed into one pass with others, a coalition is rounded in another way than alone.
+    assert game.values(everything).abs().max() < 1e-12
     assert game.removed_macs(graph.all_kept()) == 0
     assert 0 < game.removed_macs(random_kept(graph, 0.3, 0)) < 1
     assert game.per_sample

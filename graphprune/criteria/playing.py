@@ -1,0 +1,209 @@
+"""Playing: the games that Shapley criteria are made of, of the whole network or group by group."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from graphprune.checkpoint import Arrays
+from graphprune.criteria.base import RankRequest, Scored
+from graphprune.errors import OptionError
+from graphprune.estimators import Stopping, create, scores_of
+from graphprune.estimators.base import ShapleyEstimate
+from graphprune.estimators.choice import GameKind, chosen_estimator
+from graphprune.game.games import GroupGame, HierarchicalGame, NetworkGame
+from graphprune.game.value import is_stepwise
+from graphprune.groups import PruningGroup
+from graphprune.ranking import Effort, Scores
+
+_PARTS = 1000
+"""Steps of progress that a unit is cut into, so that groups of all estimators add up."""
+
+
+def play_network(request: RankRequest) -> Scored:
+    """Play one game of all units; the request's game, value and aggregate are settled."""
+    make = HierarchicalGame if request.game == "hierarchical" else NetworkGame
+    game = make(request.graph, request.images, request.worth, request.running, request.ranks)
+    name, budget = _network_estimator(request), request.budget
+    if name != "gradients" and budget is not None:
+        budget *= game.n_players
+    notes = _precision_notes(request, game)
+    estimator = create(name, budget=budget, seed=request.seed, semivalue=request.semivalue)
+    estimate = estimator.estimate(
+        game, request.progress, request.checkpoint.part("network"), _stopping(request)
+    )
+    scores, stderr = scores_of(estimate, str(request.aggregate))
+    effort = _effort(name, estimate)
+    efforts = (effort,) * len(request.graph.groups)
+    return _scored(request, scores, stderr, efforts, effort.evaluations, notes)
+
+
+def _network_estimator(request: RankRequest) -> str:
+    if request.estimator != "auto":
+        return request.estimator
+    unions = request.game == "hierarchical"
+    if not unions and request.semivalue.efficient and not is_stepwise(request.value):
+        return "gradients"
+    # Streams are among the players.
+    kind = GameKind(n_players=request.graph.n_units, stream=True, sloped=False, unions=unions)
+    return chosen_estimator(kind, None, request.semivalue)
+
+
+def play_groups(request: RankRequest) -> Scored:
+    """Play one game per group; the request's game, value and aggregate are settled."""
+    if request.estimator == "gradients":
+        raise OptionError(
+            "estimator 'gradients' plays the whole-network game only",
+            hint="use --game network, or --estimator owen",
+        )
+    graph = request.graph
+    scores, stderr = np.zeros(graph.n_units), np.zeros(graph.n_units)
+    spent, efforts = 0.0, []
+    notes: tuple[str, ...] = ()
+    for place, group in enumerate(graph.groups):
+        found = _resumed(request, group)
+        if found is None:
+            game = _game(request, group)
+            notes = notes or _precision_notes(request, game)
+            found = _played(request, place, game, spent)
+        spent += float(found["seconds"])
+        scores[group.span], stderr[group.span] = found["scores"], found["stderr"]
+        efforts.append(_recorded(found))
+    total = sum(effort.evaluations for effort in efforts)
+    return _scored(request, scores, stderr, tuple(efforts), total, notes)
+
+
+def _game(request: RankRequest, group: PruningGroup) -> GroupGame:
+    return GroupGame(
+        request.graph, group, request.images, request.worth, request.running, request.ranks
+    )
+
+
+def _played(request: RankRequest, place: int, game: GroupGame, spent: float) -> Arrays:
+    """Play a group's game and keep its result."""
+    group, start = request.graph.groups[place], time.monotonic()
+    name, budget = _choice(request, group)
+    seed = _seed_of(request.seed, place)
+    estimator = create(name, budget=budget, seed=seed, semivalue=request.semivalue)
+
+    def step(stage: str, done: int, total: int) -> None:
+        reached = group.first + group.n_units * done / total
+        whole = _PARTS * request.graph.n_units
+        request.progress(f"{group.name}: {stage}", int(_PARTS * reached), whole)
+
+    part = request.checkpoint.part(group.name)
+    estimate = estimator.estimate(game, step, part, _stopping(request, group, spent))
+    step("done", 1, 1)
+    scores, stderr = scores_of(estimate, str(request.aggregate))
+    found = _record(name, estimate, scores, stderr, time.monotonic() - start)
+    part.finish(found)
+    return found
+
+
+def _choice(request: RankRequest, group: PruningGroup) -> tuple[str, int | None]:
+    """Return the estimator for a group and what it may spend."""
+    budget = None if request.budget is None else request.budget * group.n_units
+    if request.estimator != "auto":
+        return request.estimator, budget
+    readers = {member.parameter for member in group.members if member.role == "consumer"}
+    kind = GameKind(
+        n_players=group.n_units,
+        stream=len(readers) > 1,
+        sloped=not is_stepwise(request.value),
+    )
+    return chosen_estimator(kind, budget, request.semivalue), budget
+
+
+def _seed_of(seed: int, place: int) -> int:
+    """Return a seed of a group's own, so that groups of one size do not share their orders."""
+    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+
+
+def _stopping(
+    request: RankRequest, group: PruningGroup | None = None, spent: float = 0.0
+) -> Stopping:
+    """Return what ends a game; a group is given its units' share of the time that is left."""
+    seconds = request.seconds
+    if seconds is not None and group is not None:
+        share = group.n_units / (request.graph.n_units - group.first)
+        seconds = max(seconds - spent, 0.0) * share
+    return Stopping(
+        seconds=seconds,
+        stability=request.stability,
+        aggregate=str(request.aggregate),
+        ranks=request.ranks,
+    )
+
+
+def _precision_notes(request: RankRequest, game: GroupGame | NetworkGame) -> tuple[str, ...]:
+    """Say what lower precision costs, where it was asked for."""
+    if request.running.precision == "float32":
+        return ()
+    return (
+        f"in {request.running.precision} the worth of a coalition is off by "
+        f"{game.precision_error():.2g} of its spread",
+    )
+
+
+# ---- what is recorded -----------------------------------------------------------------------
+
+_NONE = np.nan
+
+
+def _effort(name: str, estimate: ShapleyEstimate) -> Effort:
+    return Effort(name, estimate.evaluations, estimate.stability, estimate.stopped)
+
+
+def _record(
+    name: str, estimate: ShapleyEstimate, scores: Scores, stderr: Scores, seconds: float
+) -> Arrays:
+    stability = _NONE if estimate.stability is None else estimate.stability
+    return {
+        "scores": scores,
+        "stderr": stderr,
+        "evaluations": np.array(estimate.evaluations, np.int64),
+        "stability": np.array(stability, np.float64),
+        "seconds": np.array(seconds, np.float64),
+        "names": np.array([name, estimate.stopped], _NAMES),
+    }
+
+
+_NAMES = "U40"
+
+
+def _resumed(request: RankRequest, group: PruningGroup) -> Arrays | None:
+    """Return a group's result where the run that is taken up got that far."""
+    none = np.zeros(group.n_units)
+    like = _record("", ShapleyEstimate(none[None], none, 0), none, none, 0.0)
+    return request.checkpoint.part(group.name).result(like)
+
+
+def _recorded(found: Arrays) -> Effort:
+    name, stopped = map(str, found["names"])
+    stability = float(found["stability"])
+    return Effort(
+        name, int(found["evaluations"]), None if np.isnan(stability) else stability, stopped
+    )
+
+
+def _scored(
+    request: RankRequest,
+    scores: Scores,
+    stderr: Scores,
+    efforts: tuple[Effort, ...],
+    evaluations: int,
+    notes: tuple[str, ...],
+) -> Scored:
+    return Scored(
+        scores=scores,
+        stderr=stderr,
+        game=request.game,
+        estimator="+".join(sorted({effort.estimator for effort in efforts})),
+        value=request.value,
+        aggregate=request.aggregate,
+        semivalue=request.semivalue.name,
+        evaluations=evaluations,
+        efforts=efforts,
+        notes=notes,
+    )

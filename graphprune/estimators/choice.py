@@ -1,0 +1,50 @@
+"""What ``auto`` takes: an estimator for a game, by its size, its kind and the budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphprune.estimators.semivalues import Semivalue
+
+SMALL = 8
+"""Games of up to this many players are enumerated where the budget pays for it."""
+
+WIDE = 32
+"""From this many players on gradients pay, where they do not mislead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GameKind:
+    """What is known of a game before it is played.
+
+    Args:
+        n_players: Number of players.
+        stream: Several layers read the players, as on a residual stream: gate gradients mislead.
+        sloped: The worth has gate gradients.
+        unions: Players form unions.
+    """
+
+    n_players: int
+    stream: bool
+    sloped: bool
+    unions: bool = False
+
+
+def chosen_estimator(kind: GameKind, budget: int | None, semivalue: Semivalue) -> str:
+    """Return the name of the estimator with the least error for its cost, as measured.
+
+    ``benchmarks/shapley.py`` makes the measurements.
+
+    Args:
+        kind: The game.
+        budget: Coalitions allowed; None for a default.
+        semivalue: What is estimated.
+    """
+    coalitions = kind.n_players + 1 if semivalue.low == 1 else 1 << kind.n_players
+    if semivalue.low == 1 or (kind.n_players <= SMALL and (budget is None or coalitions <= budget)):
+        return "exact"
+    if kind.unions:
+        return "antithetic"
+    if kind.sloped and not kind.stream and kind.n_players >= WIDE:
+        return "gaussian-process-gradients"
+    return "gaussian-process"
