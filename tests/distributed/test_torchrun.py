@@ -1,0 +1,126 @@
+"""``torchrun -m graphprune_cli rank`` finds what one process finds, whatever happens to ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from graphprune_cli.__main__ import app
+from tests.distributed.launching import RANK, TORCHRUN, pid_of_rank, start
+
+QUICK = ("model.pt", "--data", "images.npz", "--limit", "8", "--seed", "3")
+LONG = ("model.pt", "--data", "images.npz", "--game", "network", "--budget", "600")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A pickled network and images, as a user would have them."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 12, 3), torch.nn.BatchNorm2d(12), torch.nn.ReLU()]
+    more = [torch.nn.Conv2d(12, 10, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)]
+    head = [torch.nn.Flatten(), torch.nn.Linear(10, 5)]
+    torch.save(torch.nn.Sequential(*layers, *more, *head).eval(), tmp_path / "model.pt")
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((64, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", x=images)
+    return tmp_path
+
+
+def finished(*command: str, cwd: Path) -> tuple[int, str, str]:
+    process = start(*command, cwd=cwd)
+    stdout, stderr = process.communicate(timeout=120)
+    return process.returncode, stdout, stderr
+
+
+def ranked(out: str, cwd: Path) -> dict[str, object]:
+    document: dict[str, object] = json.loads((cwd / out / "ranking.json").read_text())
+    return document
+
+
+def test_two_ranks_find_what_one_finds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = start(*TORCHRUN, *RANK, *QUICK, "--out", "two", "--json", cwd=folder)
+    monkeypatch.chdir(folder)
+    one = CliRunner().invoke(app, ["rank", *QUICK, "--out", "one"])
+    assert one.exit_code == 0, one.stderr
+    stdout, stderr = two.communicate(timeout=120)
+    assert two.returncode == 0, stderr
+    assert ranked("two", folder) == ranked("one", folder)
+    assert json.loads(stdout)["ranking"] == "two/ranking.json"  # one document, of one rank
+    assert [path.name for path in (folder / "two").iterdir()] == ["ranking.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--criterion", "tailor"), ("--budgit", "3")])
+def test_one_rank_reports_a_misspelt_option(folder: Path, options: tuple[str, ...]) -> None:
+    code, stdout, stderr = finished(*TORCHRUN, *RANK, *QUICK, *options, cwd=folder)
+    assert code != 0
+    assert stdout == ""
+    said = "criterion 'tailor' is none of" if "--criterion" in options else "No such option"
+    assert stderr.count(said) == 1
+    assert not (folder / "graphprune-out").exists()
+
+
+@pytest.mark.slow
+def test_ranks_of_other_data_are_refused(folder: Path) -> None:
+    (folder / "own.py").write_text(
+        "import os\nimport torch\n\n\ndef images():\n"
+        "    torch.manual_seed(int(os.environ.get('RANK', 0)))\n"
+        "    return torch.randn(8, 3, 16, 16)\n"
+    )
+    command = ("model.pt", "--data", "own.py:images")
+    code, _, stderr = finished(*TORCHRUN, *RANK, *command, cwd=folder)
+    assert code != 0
+    said = "error: the calibration data of rank 1 differs from that of rank 0"
+    assert stderr.count(said) == 1, stderr
+
+
+@pytest.mark.slow
+def test_prune_ranks_together_and_goes_on_alone(folder: Path) -> None:
+    prune = ("-m", "graphprune_cli", "prune", *QUICK, "--ratio", "0.3", "--json")
+    code, stdout, stderr = finished(*TORCHRUN, *prune, "--out", "two", cwd=folder)
+    assert code == 0, stderr
+    document = json.loads(stdout)
+    assert document["manifest"]["validation"]["ok"]
+    assert finished(sys.executable, *prune, "--out", "one", cwd=folder)[0] == 0
+    assert ranked("two", folder) == ranked("one", folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("launcher", [TORCHRUN, (sys.executable,)], ids=["torchrun", "alone"])
+def test_a_killed_rank_leaves_what_was_found(
+    folder: Path, launcher: tuple[str, ...], killed: int
+) -> None:
+    whole = start(sys.executable, *RANK, *LONG, "--out", "whole", cwd=folder)
+    launched = start(*TORCHRUN, *RANK, *LONG, cwd=folder)
+    state = folder / "graphprune-out" / "rank-state.npz"
+    kill_when_there(state, launched, killed)
+    _, stderr = launched.communicate(timeout=60)
+    assert launched.returncode != 0
+    assert stderr.count("error: another rank was lost") + stderr.count("error: ended") == 1, stderr
+    assert "--resume" in stderr
+    assert state.exists()
+    assert not state.with_name("ranking.json").exists()
+    code, _, stderr = finished(*launcher, *RANK, *LONG, "--resume", cwd=folder)
+    assert code == 0, stderr
+    whole.communicate(timeout=120)
+    assert ranked("graphprune-out", folder) == ranked("whole", folder)
+    assert not state.exists()
+
+
+def kill_when_there(path: Path, launched: subprocess.Popen[str], rank: int) -> None:
+    while not path.exists():
+        assert launched.poll() is None, "it ended before it wrote its state: make it longer"
+        time.sleep(0.02)
+    os.kill(pid_of_rank(launched, rank), signal.SIGKILL)
