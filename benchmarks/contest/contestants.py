@@ -12,8 +12,9 @@ import torch
 from benchmarks.contest.metrics import Floats, magnitudes
 from benchmarks.contest.published import orders_of, replay
 from benchmarks.contest.rivals import Rival, installed
-from graphprune.errors import GraphpruneError
 from graphprune.estimators import available, create
+from graphprune.estimators.choice import GameKind, chosen_estimator
+from graphprune.estimators.semivalues import SHAPLEY
 from graphprune.game.games import GroupGame
 
 AUTO = "auto"
@@ -54,15 +55,26 @@ class Contestant:
     run: Callable[[GroupGame, int, int], Found]
 
 
-def contestants(*, rivals: bool) -> list[Contestant]:
-    """Return everyone who is there."""
+def contestants(*, stream: bool, rivals: bool) -> list[Contestant]:
+    """Return everyone who is there.
+
+    Args:
+        stream: Whether several layers read the players, which ``auto`` asks about.
+        rivals: Whether other libraries take part.
+    """
     names = [name for name in available() if name not in _NOT_HERE]
-    names += [AUTO] if AUTO not in names and _exists(AUTO) else []
     ours = [Contestant(name, "graphprune", _ours(name)) for name in names]
+    ours.append(Contestant(AUTO, "graphprune", lambda *run: _ours(chosen(run[0], stream))(*run)))
     others = [Contestant(PAPER, PAPER, published)]
     if rivals:
         others += [Contestant(name, "rival", _theirs(run)) for name, run in installed().items()]
     return ours + others
+
+
+def chosen(game: GroupGame, stream: bool) -> str:
+    """Return whom ``auto`` chooses; its default budget stands for all, the games are too large."""
+    kind = GameKind(n_players=game.n_players, stream=stream, sloped=True)
+    return chosen_estimator(kind, None, SHAPLEY)
 
 
 def published(game: GroupGame, budget: int, seed: int) -> Found:
@@ -70,14 +82,6 @@ def published(game: GroupGame, budget: int, seed: int) -> Found:
     orders = orders_of(seed, max(budget // game.n_players, 1), game.n_players)
     per_image = replay(game.values, orders)
     return Found(per_image.mean(0), magnitudes(per_image), 1 + orders.size)
-
-
-def _exists(name: str) -> bool:
-    try:
-        create(name, budget=None, seed=0)
-    except GraphpruneError:
-        return False
-    return True
 
 
 def _ours(name: str) -> Callable[[GroupGame, int, int], Found]:

@@ -61,10 +61,15 @@ class RememberedGame(GroupGame):
         if new:
             places = list(new.values())
             started = time.perf_counter()
-            rows = super().values(torch.from_numpy(kept[places])).numpy()
+            worth = super().values(torch.from_numpy(kept[places])).numpy()
             self._evaluating += time.perf_counter() - started
-            self._memory.update(zip(new, rows, strict=True))
+            self._memory.update(zip(new, worth, strict=True))
         self._asked_for.update(keys)
-        found = torch.from_numpy(np.stack([self._memory[key] for key in keys]))
+        rows = [self._memory[key] for key in keys]
+        found = (
+            torch.from_numpy(np.stack(rows))
+            if rows
+            else torch.zeros(0, self.n_images, dtype=torch.float64)
+        )
         self._waiting += time.perf_counter() - begun
         return found

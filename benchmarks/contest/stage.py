@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.contest.contestants import PAPER, Contestant, contestants
+from benchmarks.contest.contestants import PAPER, Contestant, chosen, contestants
 from benchmarks.contest.games import VALUE, RememberedGame
 from benchmarks.contest.metrics import overlap, relative_error, spearman
 from benchmarks.contest.published import Readers, orders_of, play, readers_of, replay
@@ -101,6 +101,7 @@ class GroupResult:
         group: Name of the group.
         kind: ``interior`` (one layer reads it) or ``stream``.
         n_units: Its size.
+        auto: The estimator that ``auto`` chooses.
         floor: The reference's own expected error.
         reference_evaluations: Coalitions that the reference took.
         paper_seconds: Seconds of one evaluation of the published algorithm, full and partial.
@@ -113,6 +114,7 @@ class GroupResult:
     group: str
     kind: str
     n_units: int
+    auto: str
     floor: float
     reference_evaluations: int
     paper_seconds: dict[str, float]
@@ -156,8 +158,8 @@ def curves(network: str, group: str, settings: Settings) -> GroupResult:
     say(f"{network} {group}: reference done, its own error {told.floor:.4f}")
     readers = readers_of(players, stage.network)
     each, difference = agreement(stage, readers, game)
-    rows = []
-    for contestant in contestants(rivals=settings.rivals):
+    rows, stream = [], len(readers.units) > 1
+    for contestant in contestants(stream=stream, rivals=settings.rivals):
         for budget in affordable(contestant, game.n_players, settings):
             row = measure(contestant, game, told, budget, settings.seeds)
             rows += [] if row is None else as_played(row, each)
@@ -165,8 +167,9 @@ def curves(network: str, group: str, settings: Settings) -> GroupResult:
     return GroupResult(
         network=network,
         group=group,
-        kind="interior" if len(readers.units) == 1 else "stream",
+        kind="stream" if stream else "interior",
         n_units=game.n_players,
+        auto=chosen(game, stream),
         floor=told.floor,
         reference_evaluations=told.evaluations,
         paper_seconds=each,
@@ -272,21 +275,20 @@ def _file(stage: Board, group: str, settings: Settings) -> Path:
 # ---- real times ---------------------------------------------------------------------------------
 
 
-def timed(
-    result: GroupResult, chosen: Sequence[tuple[str, int]], settings: Settings
-) -> GroupResult:
+def timed(result: GroupResult, runs: Sequence[tuple[str, int]], settings: Settings) -> GroupResult:
     """Run some contestants once, alone and from the beginning.
 
     Args:
         result: What was found for the group.
-        chosen: Contestants and evaluations per unit; the published algorithm is run itself.
+        runs: Contestants and evaluations per unit; the published algorithm is run itself.
         settings: As before.
     """
     stage = board(result.network, settings)
     players = stage.group(result.group)
-    by_name = {each.name: each for each in contestants(rivals=settings.rivals)}
+    everyone = contestants(stream=result.kind == "stream", rivals=settings.rivals)
+    by_name = {each.name: each for each in everyone}
     measured = {}
-    for name, budget in chosen:
+    for name, budget in runs:
         begun = time.perf_counter()
         if name in by_name:
             game = GroupGame(stage.graph, players, stage.data, VALUE)

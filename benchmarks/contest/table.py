@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.contest.contestants import AUTO
 from benchmarks.contest.stage import GroupResult, Row
 from benchmarks.contest.verdict import GOOD, first_good, targets
 
@@ -71,10 +72,17 @@ def _errors(result: GroupResult) -> Table:
         for row in result.rows
     }
     body = [
-        (name.removesuffix(", full"), *(cells.get((name, budget), "-") for budget in budgets))
+        (
+            _label(name, result).removesuffix(", full"),
+            *(cells.get((name, budget), "-") for budget in budgets),
+        )
         for name in names
     ]
     return Table(title, ("", *(f"{budget}" for budget in budgets)), tuple(body))
+
+
+def _label(name: str, result: GroupResult) -> str:
+    return f"{AUTO} ({result.auto})" if name == AUTO else name
 
 
 def _costs(result: GroupResult) -> Table:
@@ -92,7 +100,7 @@ def _costs(result: GroupResult) -> Table:
     body = []
     for name in dict.fromkeys(row.name for row in result.rows):
         row = first_good(result.rows, name)
-        body.append((name, *(["-"] * 6 if row is None else _cost(row, result))))
+        body.append((_label(name, result), *(["-"] * 6 if row is None else _cost(row, result))))
     return Table(title, head, tuple(body))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import graphprune as gp
 from benchmarks import shapley
 from benchmarks.contest import rivals
-from benchmarks.contest.contestants import Contestant, Found, contestants
+from benchmarks.contest.contestants import Contestant, Found, chosen, contestants
 from benchmarks.contest.games import VALUE, RememberedGame
 from benchmarks.contest.metrics import magnitudes, overlap, relative_error, spearman
 from benchmarks.contest.published import orders_of, play, readers_of, replay
@@ -175,6 +175,7 @@ def test_remembered_game_counts_once(images: Tensor) -> None:
     game.begin()
     assert torch.allclose(game.values(coalitions[1:]), expected[1:], rtol=1e-12)
     assert (game.asked, game.seconds_each) == (2, before)
+    assert game.values(coalitions[:0]).shape == (0, 3)
 
 
 def test_reference_is_right_and_goes_on(tmp_path: Path) -> None:
@@ -229,10 +230,19 @@ def test_rivals_find_the_values_of_a_closed_game(name: str) -> None:
 
 
 def test_our_estimators_take_part() -> None:
-    everyone = {each.name: each.party for each in contestants(rivals=False)}
-    assert everyone["permutation"] == "graphprune"
+    everyone = {each.name: each.party for each in contestants(stream=False, rivals=False)}
+    assert everyone["permutation"] == everyone["auto"] == "graphprune"
     assert everyone["published"] == "published"
     assert "exact" not in everyone
+
+
+def test_auto_plays_whom_it_chooses(images: Tensor) -> None:
+    graph = gp.trace(randomized(PlainNetwork((10, 4))), (images,))
+    game = RememberedGame(graph, graph.groups[0], as_batches((images,)))
+    by_name = {each.name: each for each in contestants(stream=True, rivals=False)}
+    found = by_name["auto"].run(game, 40, 3)
+    same = by_name[chosen(game, True)].run(game, 40, 3)
+    np.testing.assert_array_equal(found.values, same.values)
 
 
 def test_measuring(images: Tensor) -> None:
@@ -285,7 +295,9 @@ def result(kind: str = "interior") -> GroupResult:
         row(PARTIAL, 10, 0.96, party="published"),
     )
     measured = {"auto": 0.5, FULL: 11.0, PARTIAL: 2.0}
-    return GroupResult("net", "conv", kind, 10, 0.001, 999, {"full": 1.0}, 1e-6, rows, measured)
+    return GroupResult(
+        "net", "conv", kind, 10, "owen", 0.001, 999, {"full": 1.0}, 1e-6, rows, measured
+    )
 
 
 def test_who_is_good_and_what_is_timed() -> None:
@@ -332,7 +344,7 @@ def test_ours_never_good_is_not_met() -> None:
 def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
     shown = tables([result()])
     text = markdown(shown)
-    assert "| auto | 0.1 · 0.96 · 90% | 0.03 · 0.99 · 90% |" in text
+    assert "| auto (owen) | 0.1 · 0.96 · 90% | 0.03 · 0.99 · 90% |" in text
     assert f"| {FULL} | 100 | 10 | 10.00 (measured 11.00) | 90% | - | - |" in text
     assert "| 20 | 22 | met |" in text
     assert "| 5 | 4 | not met |" in text
