@@ -293,7 +293,9 @@ def _joined_ranks(device: str) -> Ranks:
     rank, size, timeout = _number("RANK"), _number("WORLD_SIZE"), _timeout()
     _number("MASTER_PORT")
     with _reaching():
-        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        kept, _, _ = next(rendezvous("env://", timeout=timeout))
+        # What ranks wrote there before torchrun started them again must not be taken for theirs.
+        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), kept)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
         notes = PrefixStore("graphprune", store)
         return Ranks(rank, size, notes, _gpus(device, timeout))
