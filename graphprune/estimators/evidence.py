@@ -311,6 +311,9 @@ def jackknife(evidence: Evidence, values: Jackknifed, groups: int = 10) -> Float
         Quenouille (1956), doi:10.1093/biomet/43.3-4.353.
     """
     count = min(groups, evidence.n_blocks)
+    if count < 2:
+        # A game so small that one block holds all its coalitions.
+        return np.zeros(evidence.n_players)
     left_out = np.stack(
         [values(evidence.only(evidence.blocks % count != part))[0] for part in range(count)]
     )

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphprune.errors import BudgetError
 from graphprune.estimators.base import register, require_no_unions, require_shapley
 from graphprune.estimators.evidence import Bools, Evidence, Floats, TableEstimator, jackknife
-from graphprune.estimators.pairs import PER_BLOCK, pair_design
+from graphprune.estimators.pairs import PER_BLOCK
 from graphprune.estimators.regression import closest_additive
 from graphprune.game.games import Game
+
+_LONGEST = 25
+"""Blocks per player at most where no budget is set and something else ends the work."""
 
 
 @register("kernelshap")
@@ -25,11 +29,30 @@ class KernelShapEstimator(TableEstimator):
     """
 
     def design(self, game: Game, *, longer: bool) -> KernelDesign:
-        """Return pairs, most of them of extreme size."""
+        """Return pairs, most of them of extreme size.
+
+        Raises:
+            BudgetError: The budget does not pay for two blocks.
+            OptionError: The semivalue is not Shapley's, or the players form unions.
+        """
         require_shapley(self.semivalue, "kernelshap")
         require_no_unions(game, "kernelshap")
-        blocks = pair_design(game.n_players, self.budget, self.seed, longer=longer).n_blocks
+        blocks = self._n_blocks(game.n_players, longer=longer)
         return KernelDesign(game.n_players, blocks, self.seed)
+
+    def _n_blocks(self, n_players: int, *, longer: bool) -> int:
+        """Return how many blocks the budget pays for; drawn with replacement, they never end."""
+        size = 2 * PER_BLOCK
+        blocks = max(n_players * (_LONGEST if longer else 1), 8)
+        least = 2 if n_players == 1 else 2 + 2 * size
+        if self.budget is not None:
+            if self.budget < least:
+                raise BudgetError(
+                    f"{self.budget} coalitions are too few to tell {n_players} players apart",
+                    hint=f"allow at least {least}",
+                )
+            blocks = (self.budget - 2) // size
+        return blocks if n_players > 1 else 0
 
     def per_image(self, evidence: Evidence) -> Floats:
         """Return the closest additive game's weights, (n_images, n_players)."""

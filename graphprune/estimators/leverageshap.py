@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 from graphprune.estimators.base import register, require_no_unions, require_shapley
 from graphprune.estimators.evidence import Evidence, Floats, TableEstimator, jackknife
-from graphprune.estimators.pairs import PairDesign, inclusion, pair_design
+from graphprune.estimators.pairs import PairDesign, pair_design
 from graphprune.estimators.regression import closest_additive, shapley_kernel
 from graphprune.game.games import Game
 
@@ -30,10 +31,9 @@ class LeverageShapEstimator(TableEstimator):
 
     def per_image(self, evidence: Evidence) -> Floats:
         """Return the closest additive game's weights, (n_images, n_players)."""
-        sizes = evidence.kept.sum(1)
-        kernel = shapley_kernel(sizes, evidence.n_players)
-        return closest_additive(evidence, kernel / inclusion(evidence.kept))
+        return closest_additive(evidence, *shapley_kernel(evidence.kept))
 
     def stderr(self, evidence: Evidence) -> Floats:
-        """Return jackknife standard errors, (n_players,)."""
-        return jackknife(evidence.of_mean(), self.per_image)
+        """Return jackknife standard errors for what was not drawn, (n_players,)."""
+        _, unseen = shapley_kernel(evidence.kept)
+        return jackknife(evidence.of_mean(), self.per_image) * sqrt(unseen)

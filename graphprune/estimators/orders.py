@@ -114,10 +114,13 @@ class OrderEstimator(TableEstimator):
     def stderr(self, evidence: Evidence) -> Floats:
         """Return standard errors over blocks, (n_players,)."""
         orders = self._split(evidence)
+        if len(orders) < 2 * self.per_block:
+            # Of one player alone: all orders are alike.
+            return np.zeros(evidence.n_players)
         means = [self._weighted(kept).T @ np.diff(worth.mean(1)) for kept, worth in orders]
         by_block = np.stack(means).reshape(-1, self.per_block, evidence.n_players).mean(1)
         stderr: Floats = by_block.std(0, ddof=1) / np.sqrt(len(by_block))
-        return stderr if len(by_block) > 1 else np.zeros(evidence.n_players)
+        return stderr
 
     def _split(self, evidence: Evidence) -> list[tuple[Bools, Floats]]:
         """Return members and worth along every order, both ends included."""

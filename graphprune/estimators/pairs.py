@@ -126,7 +126,7 @@ def _of_size(n_players: int, size: int, generator: np.random.Generator) -> Itera
             yield _members(n_players, _listed(n_players, size)[number])
         return
     seen: set[bytes] = set()
-    while True:
+    while len(seen) < there_are:
         members = _members(n_players, generator.permutation(n_players)[:size])
         members = ~members if middle and not members[0] else members
         if members.tobytes() not in seen:
@@ -150,6 +150,7 @@ def inclusion(kept: Bools) -> Floats:
     """Return the probability with which each coalition of a table was drawn, (n_coalitions,)."""
     n_players = kept.shape[1]
     counts = np.bincount(kept.sum(1), minlength=n_players + 1)
-    there_are = np.array([float(comb(n_players, size)) for size in range(n_players + 1)])
-    shares: Floats = np.minimum(counts / there_are, 1.0)[kept.sum(1)]
-    return shares
+    # A quotient of integers: there may be more coalitions than a float can count.
+    shares = [min(int(count) / comb(n_players, size), 1.0) for size, count in enumerate(counts)]
+    found: Floats = np.array(shares)[kept.sum(1)]
+    return found

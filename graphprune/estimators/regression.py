@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
 
 from graphprune.estimators.evidence import Evidence
+from graphprune.estimators.pairs import inclusion
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,19 +27,27 @@ _LEAST = 1e-9
 """Eigenvalues below this share of the largest are taken for zero."""
 
 
-def shapley_kernel(sizes: npt.NDArray[np.int64], n_players: int) -> Floats:
-    """Return the weight of coalitions of these sizes, from 1 to ``n_players - 1``."""
-    logs = gammaln(sizes) + gammaln(n_players - sizes) - gammaln(n_players)
-    weights: Floats = np.exp(logs) * (n_players - 1) / n_players
-    return weights
+def shapley_kernel(kept: npt.NDArray[np.bool_]) -> tuple[Floats, float]:
+    """Return the weight of every coalition of a table, and the share of all weight it lacks.
+
+    All coalitions of a size weigh ``(n - 1) / (size (n - size))`` together; those that were drawn
+    stand for those that were not.
+    """
+    n_players, sizes = kept.shape[1], kept.sum(1)
+    counts = np.bincount(sizes, minlength=n_players + 1)[sizes]
+    weights: Floats = (n_players - 1) / (sizes * (n_players - sizes) * counts)
+    seen = (weights * inclusion(kept)).sum() / weights.sum() if len(kept) else 1.0
+    return weights, 1.0 - float(seen)
 
 
-def closest_additive(evidence: Evidence, weights: Floats) -> Floats:
+def closest_additive(evidence: Evidence, weights: Floats, unseen: float = 1.0) -> Floats:
     """Return the values of the closest additive game, (n_images, n_players).
 
     Args:
         evidence: Coalitions in pairs, each followed by its complement.
         weights: Weight of every coalition, the same for both of a pair.
+        unseen: Share of the game that the coalitions leave out, 0 if none is missing: what has been
+            seen is not noise, so the fit is held back by that much less.
     """
     n_players = evidence.n_players
     gain = evidence.full - evidence.empty
@@ -51,11 +59,11 @@ def closest_additive(evidence: Evidence, weights: Floats) -> Floats:
     sizes = kept.sum(1, keepdims=True)
     targets = (evidence.worth[::2] - evidence.worth[1::2]) / 2 - (sizes / n_players - 0.5) * gain
     root = np.sqrt(weights[::2] / weights.mean())[:, None]
-    slopes = _ridge((kept - sizes / n_players) * root, targets * root)
+    slopes = _ridge((kept - sizes / n_players) * root, targets * root, unseen)
     return share + slopes.T
 
 
-def _ridge(design: Floats, targets: Floats) -> Floats:
+def _ridge(design: Floats, targets: Floats, unseen: float) -> Floats:
     """Return ridge coefficients, (n_players, n_images); one strength, that fits the mean best."""
     eigenvalues, vectors = np.linalg.eigh(design.T @ design)
     # The coefficients add up to zero, so one direction of the design is empty.
@@ -67,7 +75,7 @@ def _ridge(design: Floats, targets: Floats) -> Floats:
         (scale * strength for strength in _STRENGTHS if strength or empty.sum() <= 1),
         key=lambda strength: _left_out_error(turned, mean, _inverse(eigenvalues, empty, strength)),
     )
-    inverse = _inverse(eigenvalues, empty, best)
+    inverse = _inverse(eigenvalues, empty, unseen * best)
     coefficients: Floats = vectors @ (inverse[:, None] * (turned.T @ targets))
     return coefficients
 
@@ -80,5 +88,8 @@ def _left_out_error(turned: Floats, targets: Floats, inverse: Floats) -> float:
     """Return the mean squared error of predicting each row from all others."""
     fitted = turned @ (inverse * (turned.T @ targets))
     leverage = np.square(turned) @ inverse
-    errors = (targets - fitted) / np.maximum(1 - leverage, 1e-6)
+    if leverage.max() > 1 - _LEAST:
+        # A row that nothing but itself foretells: it would be fitted without error, and blindly.
+        return np.inf
+    errors = (targets - fitted) / (1 - leverage)
     return float(np.square(errors).mean())

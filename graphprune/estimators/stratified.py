@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
 from graphprune.estimators.base import register, require_no_unions
 from graphprune.estimators.evidence import Evidence, Floats, TableEstimator, jackknife
-from graphprune.estimators.pairs import PairDesign, inclusion, pair_design
+from graphprune.estimators.pairs import PairDesign, pair_design
 from graphprune.estimators.regression import closest_additive, shapley_kernel
 from graphprune.game.games import Game
 
@@ -35,8 +36,7 @@ class StratifiedEstimator(TableEstimator):
     def per_image(self, evidence: Evidence) -> Floats:
         """Return additive values plus stratified means of what they leave."""
         sizes = evidence.kept.sum(1)
-        kernel = shapley_kernel(sizes, evidence.n_players)
-        additive = closest_additive(evidence, kernel / inclusion(evidence.kept))
+        additive = closest_additive(evidence, *shapley_kernel(evidence.kept))
         left = evidence.worth - evidence.empty - evidence.kept @ additive.T
         shares = self.semivalue.size_shares(evidence.n_players)
         found = np.zeros((evidence.n_players, evidence.full.size))
@@ -49,8 +49,9 @@ class StratifiedEstimator(TableEstimator):
         return additive + found.T
 
     def stderr(self, evidence: Evidence) -> Floats:
-        """Return jackknife standard errors, (n_players,)."""
-        return jackknife(evidence.of_mean(), self.per_image)
+        """Return jackknife standard errors for what was not drawn, (n_players,)."""
+        _, unseen = shapley_kernel(evidence.kept)
+        return jackknife(evidence.of_mean(), self.per_image) * sqrt(unseen)
 
 
 def _means(kept: Floats, worth: Floats) -> tuple[Floats, Floats]:
