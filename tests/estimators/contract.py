@@ -110,6 +110,7 @@ PROMISES = {
         semivalues=True,
         costly=True,
     ),
+    # 1.10 and 0.85.
     "gaussian-process-gradients": Promise(
         accuracy=0.033,
         coverage=(0.5, 1.8),

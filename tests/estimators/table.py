@@ -74,7 +74,7 @@ class TableGame:
 
 def all_coalitions(n_players: int) -> np.ndarray:
     """All coalitions; player 0 changes last."""
-    return np.indices((2,) * n_players).reshape(n_players, -1).T.astype(bool)
+    return np.indices((2,) * n_players).reshape(n_players, 1 << n_players).T.astype(bool)
 
 
 # ---- references that know nothing of the estimators ---------------------------------------------
