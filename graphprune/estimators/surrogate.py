@@ -108,23 +108,22 @@ class Kernel:
         without: Floats = (self.rho - 1) * (outside @ weights)
         return with_it, without
 
-    def of_values(self, n_players: int, semivalue: Semivalue) -> float:
-        """Return the prior variance of a player's value, centred where values are."""
+    def of_values(self, n_players: int, semivalue: Semivalue) -> Floats:
+        """Return prior covariances of players' values, (n_players, n_players); centred if known."""
         q, weights = semivalue.points(n_players)
         both = weights[:, None] * weights[None]
         agree = q[:, None] * q + (1 - q)[:, None] * (1 - q)
         same = agree + self.rho * (1 - agree)
         own = 2 * (1 - self.rho) * (both * same ** (n_players - 1)).sum()
-        linear = 4 * self.linear / n_players
-        if not semivalue.efficient:
-            return float(
-                linear + self.interaction * own + self._size_of_value(n_players, semivalue)
-            )
-        if n_players == 1:
-            return 0.0
         tilt = (2 * q - 1)[:, None] * (2 * q - 1)
-        cross = (1 - self.rho) ** 2 * (both * tilt * same ** (n_players - 2)).sum()
-        return float((linear + self.interaction * (own - cross)) * (1 - 1 / n_players))
+        apart = both * tilt * same ** max(n_players - 2, 0)
+        cross = (1 - self.rho) ** 2 * apart.sum()
+        alone = 4 * self.linear / n_players + self.interaction * (own - cross)
+        shared = -float(alone) / n_players
+        if not semivalue.efficient:
+            shared = self.interaction * float(cross) + self._size_of_value(n_players, semivalue)
+        found: Floats = float(alone) * np.eye(n_players) + shared
+        return found
 
     def _size_of_value(self, n_players: int, semivalue: Semivalue) -> float:
         shares = semivalue.size_shares(n_players)
@@ -134,7 +133,8 @@ class Kernel:
 
 
 def _signs(kept: Bools) -> Floats:
-    return 2.0 * kept - 1.0
+    signs: Floats = 2.0 * kept - 1.0
+    return signs
 
 
 def _size_kernel(
@@ -157,40 +157,75 @@ _LENGTHS = (0.15, 0.35, 0.7, 1.5, 3.0)
 _MIXTURES = ((1.0, 1.0, 1.0), (1.0, 0.3, 1.0), (1.0, 1.0, 0.3), (0.3, 0.3, 1.0), (1.0, 3.0, 0.3))
 _NOISES = (1e-6, 1e-4, 1e-3, 1e-2, 5e-2)
 
+_START = (2, 0, 2)
+_SWEEPS = 2
 
-def fitted_kernel(kept: Bools, worth: Floats) -> Kernel:
-    """Return the kernel of largest marginal likelihood among some.
+
+@dataclass(frozen=True)
+class Fit:
+    """A kernel that was chosen.
+
+    Args:
+        kernel: The kernel.
+        scale: By how much outputs spread, in units of what the kernel expects.
+    """
+
+    kernel: Kernel
+    scale: float
+
+
+def fitted(kept: Bools, targets: Floats) -> Fit:
+    """Return the kernel of largest marginal likelihood, found by changing one part at a time.
 
     Args:
         kept: Coalitions.
-        worth: (n_coalitions, n_outputs); every output has a scale of its own, the kernel is shared.
+        targets: (n_coalitions, n_outputs), standardised; the outputs share the kernel.
     """
     rows = np.linspace(0, len(kept) - 1, min(len(kept), MOST_FITTED)).astype(int)
-    few, targets = kept[rows], standardised(worth[rows])[0]
-    targets = targets[:, np.square(targets).sum(0) > 0]
-    return max(_candidates(few), key=lambda kernel: _likelihood(kernel, few, targets))
+    few, outputs = kept[rows], targets[rows]
+    known: dict[tuple[int, int, int], tuple[float, float]] = {}
+
+    def likelihood(place: tuple[int, int, int]) -> float:
+        if place not in known:
+            known[place] = _likelihood(_candidate(place, kept.shape[1]), few, outputs)
+        return known[place][0]
+
+    best = _START
+    for _, part in product(range(_SWEEPS), range(3)):
+        length, mixture, noise = best
+        tried = (
+            [(choice, mixture, noise) for choice in range(len(_LENGTHS))],
+            [(length, choice, noise) for choice in range(len(_MIXTURES))],
+            [(length, mixture, choice) for choice in range(len(_NOISES))],
+        )
+        best = max(tried[part], key=likelihood)
+    return Fit(_candidate(best, kept.shape[1]), known[best][1])
 
 
-def _candidates(kept: Bools) -> list[Kernel]:
-    n_players = kept.shape[1]
-    return [
-        Kernel(size, linear, interaction, float(np.exp(-2 / (length * n_players))), noise)
-        for length, (size, linear, interaction), noise in product(_LENGTHS, _MIXTURES, _NOISES)
-    ]
+def _candidate(place: tuple[int, ...], n_players: int) -> Kernel:
+    length, (size, linear, interaction) = _LENGTHS[place[0]], _MIXTURES[place[1]]
+    rho = float(np.exp(-2 / (length * n_players)))
+    return Kernel(size, linear, interaction, rho, _NOISES[place[2]])
 
 
-def _likelihood(kernel: Kernel, kept: Bools, targets: Floats) -> float:
-    """Return the logarithm of the marginal likelihood, profiled over the outputs' scales."""
+def _likelihood(kernel: Kernel, kept: Bools, targets: Floats) -> tuple[float, float]:
+    """Return the logarithm of the marginal likelihood at the outputs' best scale, and that scale.
+
+    Every output has a scale of its own; theirs is the root of the mean square.
+    """
     covariance = kernel.between(kept, kept)
     covariance[np.diag_indices(len(kept))] += kernel.noise
     try:
         lower = cholesky(covariance, lower=True, check_finite=False)
     except LinAlgError:
-        return -np.inf
+        return -np.inf, 1.0
     whitened = solve_triangular(lower, targets, lower=True, check_finite=False)
-    scales = np.square(whitened).mean(0)
-    logs = np.log(np.maximum(scales, 1e-300)).mean() if scales.size else 0.0
-    return float(-0.5 * len(kept) * logs - np.log(np.diag(lower)).sum())
+    squares = np.square(whitened).mean(0)
+    squares = squares[squares > 0]
+    if not squares.size:
+        return 0.0, 0.0
+    likelihood = -0.5 * len(kept) * np.log(squares).mean() - np.log(np.diag(lower)).sum()
+    return float(likelihood), float(np.sqrt(squares.mean()))
 
 
 def standardised(worth: Floats) -> tuple[Floats, Floats]:
@@ -210,20 +245,62 @@ class Posterior:
 
     Args:
         weights: (n_coalitions, n_players); a value is the sum of weighted worth.
-        variance: Posterior variance of every player's value for outputs of spread one.
+        covariance: Posterior covariance of players' values for outputs of scale one,
+            (n_players, n_players).
     """
 
     weights: Floats
-    variance: Floats
+    covariance: Floats
 
 
 def posterior(kernel: Kernel, kept: Bools, semivalue: Semivalue) -> Posterior:
     """Return what the worth of coalitions tells about players' values."""
-    covariance = kernel.with_values(kept, semivalue)
-    weights = _solved(kernel, kept, covariance)
-    explained = (weights * covariance).sum(0)
-    prior = kernel.of_values(kept.shape[1], semivalue)
-    return Posterior(weights, np.maximum(prior - explained, 0.0))
+    crossed = kernel.with_values(kept, semivalue)
+    weights = _solved(kernel, kept, crossed)
+    covariance = kernel.of_values(kept.shape[1], semivalue) - weights.T @ crossed
+    return Posterior(weights, (covariance + covariance.T) / 2)
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Values after another estimate of them was heard.
+
+    Args:
+        values: (n_outputs, n_players).
+        covariance: Posterior covariance, (n_players, n_players).
+    """
+
+    values: Floats
+    covariance: Floats
+
+
+_ERRORS = np.logspace(0, 5, 26)
+"""Error variances of the other estimate that are tried, in units of the least."""
+
+
+def corrected(values: Floats, covariance: Floats, heard: Floats, least: float) -> Corrected:
+    """Correct values by another estimate of the same, which errs by an unknown, equal variance.
+
+    That variance is the one which makes what is heard most probable given the values and their
+    covariance: an estimate that misleads is told by its distance, and is not followed.
+
+    Args:
+        values: Posterior means, (n_outputs, n_players).
+        covariance: Their posterior covariance, the same for all outputs.
+        heard: The other estimate, (n_outputs, n_players).
+        least: Least error variance, as a share of the variance of what is heard.
+    """
+    eigenvalues, vectors = np.linalg.eigh(covariance)
+    variances = np.maximum(eigenvalues, 0.0)
+    news = (heard - values) @ vectors
+    power = np.square(news).mean(0)
+    errors = _ERRORS * max(least * float(heard.var(1).mean()), 1e-300)
+    sums = variances[None] + errors[:, None]
+    error = errors[np.argmax(-(power / sums + np.log(sums)).sum(1))]
+    gains = variances / (variances + error)
+    return Corrected(
+        values + (news * gains) @ vectors.T, (vectors * (variances * (1 - gains))) @ vectors.T
+    )
 
 
 def _solved(kernel: Kernel, kept: Bools, targets: Floats) -> Floats:
@@ -296,14 +373,3 @@ class _Preconditioner:
         inner = cho_solve(self._factor, self._root @ vectors, check_finite=False)
         found: Floats = (vectors - self._root.T @ inner) / self._noise
         return found
-
-
-def scales(kernel: Kernel, kept: Bools, targets: Floats) -> Floats:
-    """Return by how much outputs spread, in units of what the kernel expects, (n_outputs,)."""
-    rows = np.linspace(0, len(kept) - 1, min(len(kept), MOST_DIRECT)).astype(int)
-    covariance = kernel.between(kept[rows], kept[rows])
-    covariance[np.diag_indices(len(rows))] += kernel.noise
-    lower = cholesky(covariance, lower=True, check_finite=False)
-    whitened = solve_triangular(lower, targets[rows], lower=True, check_finite=False)
-    found: Floats = np.sqrt(np.square(whitened).mean(0))
-    return found
