@@ -70,7 +70,7 @@ def test_many_players() -> None:
     weights, unseen = shapley_kernel(evidence.kept)
     assert np.isfinite(weights).all()
     assert weights.min() > 0
-    assert 0.99 < unseen < 1
+    assert 0.99 < unseen <= 1
     found = closest_additive(evidence, weights, unseen)
     np.testing.assert_allclose(found.sum(), (evidence.full - evidence.empty)[0])
 

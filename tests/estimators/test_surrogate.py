@@ -97,9 +97,9 @@ def test_conjugate_gradients_solve_as_well_as_the_direct_way(
     monkeypatch.setattr(surrogate, "_BLOCK", 128)
     iterated = posterior(kernel, kept, semivalue_named(name))
     largest = np.abs(direct.weights).max()
-    np.testing.assert_allclose(iterated.weights, direct.weights, atol=1e-4 * largest)
+    np.testing.assert_allclose(iterated.weights, direct.weights, atol=1e-3 * largest)
     np.testing.assert_allclose(
-        iterated.covariance, direct.covariance, atol=1e-5 * np.abs(direct.covariance).max()
+        iterated.covariance, direct.covariance, atol=1e-4 * np.abs(direct.covariance).max()
     )
     assert (iterated.weights != direct.weights).any()
 
