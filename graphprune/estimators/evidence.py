@@ -229,6 +229,7 @@ class _Run:
                 look = next(looks)
                 continue
             self._evaluate(min(look, self._design.n_blocks))
+            self._seconds = self._stopping.clock() - start
             self._state.save(self._arrays())
             progress(self._design.stage, len(self._kept), self._design.n_blocks)
         return "stable" if self._is_stable() else "budget"

@@ -91,7 +91,8 @@ class OwenEstimator:
             slope = slopes_of_pair(game, self.semivalue, self.seed, number)
             sums[number % 2] += slope
             means = np.concatenate([means, slope.mean(0)[None]])
-            state.save({"sums": sums, "means": means, "seconds": np.array(elapsed)})
+            spent = np.array(stopping.clock() - start)
+            state.save({"sums": sums, "means": means, "seconds": spent})
             progress("pairs of gradients", number + 1, n_pairs)
         count = len(means)
         return ShapleyEstimate(
