@@ -180,15 +180,18 @@ def progress_bar(*, quiet: bool) -> Iterator[Progress]:
         bars.TextColumn("{task.description}"),
         bars.BarColumn(bar_width=20),
         bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
         bars.TimeElapsedColumn(),
         bars.TextColumn("left"),
         bars.TimeRemainingColumn(),
     )
     with bars.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting", total=None)
+        task = bar.add_task("starting", total=None, rate="")
 
         def step(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
+            speed = bar.tasks[0].speed
+            rate = "" if speed is None else f"{speed:.3g}/s"
+            bar.update(task, description=stage, completed=done, total=total, rate=rate)
 
         yield step
 

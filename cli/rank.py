@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from graphprune_cli import console, options
 
 if TYPE_CHECKING:
     from graphprune.pipeline import RankOptions, Subject
-    from graphprune.ranking import Ranking
+    from graphprune.ranking import GroupScores, Ranking
 
 
 @console.reported
@@ -92,6 +93,7 @@ def command(
     if dry_run:
         _announce(subject, settings, left_alone, common.out, as_json=as_json)
     else:
+        console.note(ranked.ranking.notes, quiet=quiet)
         _show(ranked.ranking, out, as_json=as_json)
 
 
@@ -150,11 +152,15 @@ def _show(ranking: Ranking, out: Path, *, as_json: bool) -> None:
             str(group.units),
             *(f"{q:.3g}" for q in np.quantile(group.scores, [0, 0.5, 1])),
             f"{np.median(group.stderr):.2g}",
+            *_stability(group),
         ]
         for group in ranking.groups
     ]
     title = f"{ranking.criterion}: higher = keep"
-    console.print_table(title, ["group", "units", "lowest", "median", "highest", "stderr"], rows)
+    columns = ["group", "units", "lowest", "median", "highest", "stderr"]
+    if any(map(_stability, ranking.groups)):
+        columns.append("stability")
+    console.print_table(title, columns, rows)
     console.say(
         f"{console.thousands(len(ranking.scores))} units, "
         f"{ranking.evaluations} coalitions on {ranking.n_images} images"
@@ -166,6 +172,12 @@ def _show(ranking: Ranking, out: Path, *, as_json: bool) -> None:
     )
 
 
+def _stability(group: GroupScores) -> list[str]:
+    if group.effort is None or group.effort.stability is None:
+        return []
+    return [f"{group.effort.stability:.2f}"]
+
+
 def summary(ranking: Ranking, path: Path) -> dict[str, Any]:
     """Return a ranking as plain JSON types."""
     return {
@@ -174,16 +186,19 @@ def summary(ranking: Ranking, path: Path) -> dict[str, Any]:
         "estimator": ranking.estimator,
         "value": ranking.value,
         "aggregate": ranking.aggregate,
+        "semivalue": ranking.semivalue,
         "evaluations": ranking.evaluations,
         "n_images": ranking.n_images,
         "seed": ranking.seed,
         "ranking": str(path),
+        "notes": list(ranking.notes),
         "groups": [
             {
                 "name": group.name,
                 "units": group.units,
                 "scores": group.scores.tolist(),
                 "stderr": group.stderr.tolist(),
+                "effort": None if group.effort is None else asdict(group.effort),
             }
             for group in ranking.groups
         ],

@@ -100,7 +100,7 @@ class RankedGroup(_Record):
     units: int
     scores: tuple[float, ...]
     stderr: tuple[float, ...]
-    effort: EffortRecord | None = None
+    effort: EffortRecord | None
 
 
 class RankingFile(_Record):
@@ -112,7 +112,7 @@ class RankingFile(_Record):
     estimator: str | None
     value: str | None
     aggregate: str | None
-    semivalue: str | None = None
+    semivalue: str | None
     evaluations: int
     n_images: int
     seed: int
@@ -120,7 +120,7 @@ class RankingFile(_Record):
     model: ModelRecord
     data: DataRecord | None
     protected: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
     groups: tuple[RankedGroup, ...]
 
 

@@ -17,9 +17,6 @@ from graphprune.game.value import is_stepwise
 from graphprune.groups import PruningGroup
 from graphprune.ranking import Effort, Scores
 
-_PARTS = 1000
-"""Steps of progress that a unit is cut into, so that groups of all estimators add up."""
-
 
 def play_network(request: RankRequest) -> Scored:
     """Play one game of all units; the request's game, value and aggregate are settled."""
@@ -88,9 +85,9 @@ def _played(request: RankRequest, place: int, game: GroupGame, spent: float) -> 
     estimator = create(name, budget=budget, seed=seed, semivalue=request.semivalue)
 
     def step(stage: str, done: int, total: int) -> None:
-        reached = group.first + group.n_units * done / total
-        whole = _PARTS * request.graph.n_units
-        request.progress(f"{group.name}: {stage}", int(_PARTS * reached), whole)
+        # In units of the network, so that groups of all sizes and estimators add up.
+        reached = group.first + group.n_units * done // total
+        request.progress(f"{group.name}: {stage}", reached, request.graph.n_units)
 
     part = request.checkpoint.part(group.name)
     estimate = estimator.estimate(game, step, part, _stopping(request, group, spent))

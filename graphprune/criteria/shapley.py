@@ -46,6 +46,7 @@ def shapley_paper(request: RankRequest) -> Scored:
     settled = replace(
         request,
         game="group",
+        estimator="permutation" if request.estimator == "auto" else request.estimator,
         value=request.value or ("cross-entropy" if request.images.has_labels else "kl"),
         aggregate=request.aggregate or "mean+2std",
     )

@@ -278,7 +278,7 @@ class _Run:
             return torch.stack(found)
 
         for step, found in zip(wave, self._game.ranks.gather(len(wave), compute), strict=True):
-            marginals, present = found[:, : step.rows.stop - step.rows.start].double().numpy()
+            marginals, present = found[:, : step.rows.stop - step.rows.start].numpy()
             if step.round is None:
                 self._start += marginals.sum(0) / self._game.n_images
                 continue
@@ -293,7 +293,7 @@ class _Run:
         """
         generator = torch.Generator().manual_seed(_seed_of(self._seed, step.number))
         size, game = step.rows.stop - step.rows.start, self._game
-        rows = torch.zeros(2, most, game.n_players)
+        rows = torch.zeros(2, most, game.n_players, dtype=torch.float64)
         if orders is None:
             kept = torch.ones(size, game.n_players, dtype=torch.bool)
             found = game.gradients(step.batch, kept, generator, n_draws=2)

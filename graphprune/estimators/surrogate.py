@@ -133,15 +133,14 @@ class Kernel:
 
 
 def _signs(kept: Bools) -> Floats:
-    signs: Floats = 2.0 * kept - 1.0
+    signs: Floats = 2.0 * kept.astype(np.float64) - 1.0
     return signs
 
 
-def _size_kernel(
-    one: npt.NDArray[np.int64], other: npt.NDArray[np.int64], n_players: int
-) -> Floats:
+def _size_kernel(one: Sizes, other: Sizes, n_players: int) -> Floats:
     gaps = (one[:, None] - other[None]) / (_SIZE_SCALE * n_players)
-    return np.exp(-0.5 * np.square(gaps))
+    found: Floats = np.exp(-0.5 * np.square(gaps)).astype(np.float64)
+    return found
 
 
 def _size_with_value(sizes: npt.NDArray[np.int64], n_players: int, semivalue: Semivalue) -> Floats:

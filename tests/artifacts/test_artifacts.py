@@ -166,7 +166,7 @@ def test_a_plan_comes_back(graph: DependencyGraph, plan: PruningPlan, tmp_path: 
 def test_the_contracts_keys(records: dict[str, Any]) -> None:
     ranking = records["ranking.json"].model_dump(mode="json")
     assert {"criterion", "game", "evaluations", "seed", "model_hash", "groups"} <= set(ranking)
-    assert set(ranking["groups"][0]) == {"name", "units", "scores", "stderr"}
+    assert set(ranking["groups"][0]) == {"name", "units", "scores", "stderr", "effort"}
     plan = records["plan.json"].model_dump(mode="json")
     assert {"removed", "groups", "cost", "asked", "reached"} <= set(plan)
     assert "removed_units" in plan["groups"][0]

@@ -109,7 +109,7 @@ def test_values_without_a_slope_play_group_games(
 ) -> None:
     assert gp.rank(graph, (images,), value=function).game == "group"
     with pytest.raises(OptionError, match="changes in steps, so it has no gate gradients") as error:
-        gp.rank(graph, (images,), value=function, game="network")
+        gp.rank(graph, (images,), value=function, estimator="gradients", game="network")
     assert "--game group" in str(error.value)
 
 

@@ -45,12 +45,12 @@ def images(graph: DependencyGraph) -> torch.Tensor:
         ({"estimator": "permutation"}, ("group", "permutation", "kl", "magnitude")),
         ({"estimator": "exact"}, ("group", "exact", "kl", "magnitude")),
         ({"game": "group"}, ("group", "exact", "kl", "magnitude")),
-        ({"game": "group", "budget": 3}, ("group", "permutation", "kl", "magnitude")),
+        ({"game": "group", "budget": 3}, ("group", "gaussian-process", "kl", "magnitude")),
         ({"game": "group", "budget": 32}, ("group", "exact", "kl", "magnitude")),
-        ({"game": "group", "budget": 20}, ("group", "exact+permutation", "kl", "magnitude")),
+        ({"game": "group", "budget": 20}, ("group", "exact+gaussian-process", "kl", "magnitude")),
         ({"game": "network", "estimator": "permutation"}, ("network", "permutation", "kl", None)),
         ({"aggregate": "mean"}, ("network", "gradients", "kl", "mean")),
-        ({"criterion": "shapley-paper"}, ("group", "exact", "cross-entropy", "mean+2std")),
+        ({"criterion": "shapley-paper"}, ("group", "permutation", "cross-entropy", "mean+2std")),
         (
             {"criterion": "shapley-paper", "value": "kl", "estimator": "permutation"},
             ("group", "permutation", "kl", "mean+2std"),
@@ -178,7 +178,11 @@ def test_protected_groups(
         ({"game": "layer"}, OptionError, "game 'layer' is none of network, group"),
         ({"value": "loss"}, OptionError, "value 'loss' is none of kl, cross-entropy, accuracy"),
         ({"aggregate": "median"}, OptionError, "aggregate 'median' is none of magnitude, mean"),
-        ({"estimator": "kernel"}, OptionError, "estimator 'kernel' is none of auto, exact"),
+        (
+            {"estimator": "kernel"},
+            OptionError,
+            "'kernel' is none of auto, antithetic, exact",
+        ),
         ({"budget": 0}, OptionError, "a budget of 0 is less than 1"),
         ({"seed": -1}, OptionError, "seed -1 is negative"),
         ({"only": ("layer9.*",)}, OptionError, r"pattern 'layer9\.\*' matches no group"),
@@ -186,7 +190,12 @@ def test_protected_groups(
         ({"game": "group", "estimator": "gradients"}, OptionError, "whole-network game only"),
         ({"criterion": "shapley-paper", "game": "network"}, OptionError, "one game per group"),
         ({"budget": 1}, BudgetError, "1 coalitions per image do not pay for two rounds"),
-        ({"game": "group", "budget": 1}, BudgetError, "fewer than two orders of 8 players"),
+        ({"game": "group", "budget": 1}, BudgetError, "too few to tell 8 players apart"),
+        (
+            {"game": "group", "budget": 1, "estimator": "permutation"},
+            BudgetError,
+            "fewer than two times orders of 8 players",
+        ),
         ({"estimator": "exact", "budget": 3}, BudgetError, "exact values of 8 players take"),
         ({"game": "network", "estimator": "exact"}, BudgetError, "exact|2.14"),
         ({"value": "cross-entropy"}, DataError, "value 'cross-entropy' needs labels"),
@@ -210,7 +219,7 @@ def test_errors(
 def test_steps_cannot_be_differentiated(graph: DependencyGraph, images: torch.Tensor) -> None:
     data = as_batches((images, torch.tensor([0, 4, 2, 1, 1])))
     with pytest.raises(OptionError, match="'accuracy' changes in steps"):
-        rank(graph, data, value="accuracy", game="network")
+        rank(graph, data, value="accuracy", game="network", estimator="gradients")
 
 
 def test_data_of_another_shape(graph: DependencyGraph) -> None:
