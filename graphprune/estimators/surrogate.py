@@ -32,6 +32,7 @@ from graphprune.estimators.semivalues import Semivalue
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+Sizes = npt.NDArray[np.int64]
 
 _CONSTANT = 4.0
 """Prior variance of the constant, in units of the variance of the worth."""
