@@ -10,7 +10,7 @@ from graphprune.errors import BudgetError
 from graphprune.estimators.base import register, require_no_unions
 from graphprune.estimators.evidence import Bools, Evidence, Floats, TableEstimator
 from graphprune.estimators.owen import SLOPE_COST, slopes_of_pair
-from graphprune.estimators.pairs import PairDesign, pair_design
+from graphprune.estimators.pairs import PER_BLOCK, PairDesign, pair_design
 from graphprune.estimators.semivalues import Semivalue
 from graphprune.estimators.surrogate import Corrected, corrected, fitted, posterior, standardised
 from graphprune.game.games import Game, SlopedGame
@@ -96,10 +96,10 @@ class GradientLedEstimator(GaussianProcessEstimator):
         if self.budget is None:
             return _MOST_PAIRS
         pairs = self.budget // (2 * 2 * SLOPE_COST) // 2 * 2
-        if pairs < 2:
+        if self.budget < _LEAST:
             raise BudgetError(
                 f"{self.budget} evaluations do not pay for gradients and coalitions",
-                hint=f"allow at least {2 * 2 * SLOPE_COST * 2}",
+                hint=f"allow at least {_LEAST}",
             )
         return min(pairs, _MOST_PAIRS)
 
@@ -110,6 +110,9 @@ class GradientLedEstimator(GaussianProcessEstimator):
 
 
 _MOST_PAIRS = 16
+
+_LEAST = 2 * 2 * SLOPE_COST + 2 + 2 * 2 * PER_BLOCK
+"""Evaluations that two pairs of gradients take, the two ends and two blocks of coalitions."""
 
 _LEAST_ERROR = 0.05
 """Least error variance of gradients, as a share of the values' own: measured on networks."""

@@ -73,5 +73,5 @@ def stability_of(one: Floats, other: Floats) -> float:
     if not norms.all():
         # All scores of a half are equal: the ranking says nothing, and always the same.
         return 1.0 if not norms.any() else 0.0
-    correlation = float(centred[0] @ centred[1] / norms.prod())
+    correlation = min(float(centred[0] @ centred[1] / norms.prod()), 1.0)
     return 2 * correlation / (1 + correlation) if correlation > 0 else correlation

@@ -54,9 +54,9 @@ def test_estimates_converge_to_exact_values(estimator: str, name: str) -> None:
     found = made.estimate(game)
     assert (np.abs(found.values - truth) <= 5 * found.stderr + 0.02 * truth.std()).all()
     error = np.linalg.norm(found.values - truth)
-    assert error < 0.08 * np.linalg.norm(truth - truth.mean())
+    assert error < 0.1 * np.linalg.norm(truth - truth.mean())
     # The game tells semivalues apart by more than what is left of error.
-    assert error < 0.5 * np.linalg.norm(enumerated(game).mean(0) - truth)
+    assert error < 0.7 * np.linalg.norm(enumerated(game).mean(0) - truth)
 
 
 @pytest.mark.parametrize("estimator", [key for key in PROMISES if not PROMISES[key].semivalues])

@@ -106,7 +106,7 @@ def test_a_clear_ranking_ends_early(name: str) -> None:
 def test_noise_is_played_to_the_end_of_the_budget(name: str) -> None:
     game = noise(10, 2)
     stopping = Stopping(stability=0.95)
-    estimate = create(name, budget=300, seed=0).estimate(game, stopping=stopping)
+    estimate = create(name, budget=300, seed=1).estimate(game, stopping=stopping)
     assert estimate.stopped == "budget"
     assert estimate.stability is not None
     assert estimate.stability < 0.95
