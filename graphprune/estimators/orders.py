@@ -107,8 +107,9 @@ class OrderEstimator(TableEstimator):
         """Return mean marginals, (n_images, n_players)."""
         total = np.zeros((evidence.n_players, evidence.full.size))
         orders = self._split(evidence)
+        shares = self.semivalue.size_shares(evidence.n_players)
         for kept, worth in orders:
-            total += self._weighted(kept).T @ np.diff(worth, axis=0)
+            total += _weighted(kept, shares).T @ np.diff(worth, axis=0)
         return total.T / max(len(orders), 1)
 
     def stderr(self, evidence: Evidence) -> Floats:
@@ -117,7 +118,8 @@ class OrderEstimator(TableEstimator):
         if len(orders) < 2 * self.per_block:
             # Of one player alone: all orders are alike.
             return np.zeros(evidence.n_players)
-        means = [self._weighted(kept).T @ np.diff(worth.mean(1)) for kept, worth in orders]
+        shares = self.semivalue.size_shares(evidence.n_players)
+        means = [_weighted(kept, shares).T @ np.diff(worth.mean(1)) for kept, worth in orders]
         by_block = np.stack(means).reshape(-1, self.per_block, evidence.n_players).mean(1)
         stderr: Floats = by_block.std(0, ddof=1) / np.sqrt(len(by_block))
         return stderr
@@ -137,18 +139,18 @@ class OrderEstimator(TableEstimator):
             for rows in (slice(k * length, (k + 1) * length) for k in range(n_orders))
         ]
 
-    def _weighted(self, kept: Bools) -> Floats:
-        """Return how much each step along an order counts for each player, (steps, n_players).
 
-        A step at which several join counts for none: its size has no share in the semivalue.
-        """
-        n_players = kept.shape[1]
-        joined = kept[1:] & ~kept[:-1]
-        shares = self.semivalue.size_shares(n_players) * n_players
-        before = np.minimum(kept[:-1].sum(1), n_players - 1)
-        counts = np.where(joined.sum(1) == 1, shares[before], 0.0)
-        weighted: Floats = joined.astype(np.float64) * counts[:, None]
-        return weighted
+def _weighted(kept: Bools, shares: Floats) -> Floats:
+    """Return how much each step along an order counts for each player, (steps, n_players).
+
+    A step at which several join counts for none: its size has no share in the semivalue.
+    """
+    n_players = kept.shape[1]
+    joined = kept[1:] & ~kept[:-1]
+    before = np.minimum(kept[:-1].sum(1), n_players - 1)
+    counts = np.where(joined.sum(1) == 1, shares[before] * n_players, 0.0)
+    weighted: Floats = joined.astype(np.float64) * counts[:, None]
+    return weighted
 
 
 def _places(semivalue: Semivalue, n_players: int) -> Order:

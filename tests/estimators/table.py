@@ -28,7 +28,7 @@ class TableGame:
     evaluations: int = 0
     asked: list[np.ndarray] = field(default_factory=list)
 
-    @property
+    @cached_property
     def n_images(self) -> int:
         return self.formula(np.zeros((1, self.n_players), bool)).shape[1]
 
@@ -46,9 +46,20 @@ class TableGame:
         assert opened.min() >= 0
         assert opened.max() <= 1
         self.evaluations += SLOPE_COST * len(opened)
-        self.asked.append(opened)
-        found = [self._slope(opened, player) for player in range(self.n_players)]
-        return torch.from_numpy(np.stack(found, axis=-1))
+        self.asked.append(opened.reshape(-1, self.n_players))
+        shares = [opened[:, :, player, None] for player in range(self.n_players)]
+        worth = [self.table.reshape(-1, self.n_images).T[None]]
+        for share in shares:
+            without, with_it = _halves(worth[-1])
+            worth.append(without * (1 - share) + with_it * share)
+        # Backwards: how likely the coalitions of those players are that were folded before.
+        slopes, likely = np.empty_like(opened), np.ones((1, 1, 1))
+        for player in reversed(range(self.n_players)):
+            without, with_it = _halves(worth[player])
+            slopes[:, :, player] = ((with_it - without) * likely).sum(2)
+            share = shares[player]
+            likely = np.concatenate([likely * (1 - share), likely * share], axis=2)
+        return torch.from_numpy(slopes)
 
     def image(self, number: int) -> TableGame:
         """The game of one image alone."""
@@ -58,18 +69,14 @@ class TableGame:
     def table(self) -> np.ndarray:
         """Worth of all coalitions, (2,) * players + (images,); not counted."""
         assert self.n_players <= 14
-        worth = self.formula(all_coalitions(self.n_players))
+        worth = self.formula(all_coalitions(self.n_players)).astype(np.float64)
         return worth.reshape((2,) * self.n_players + (-1,))
 
-    def _slope(self, gates: np.ndarray, player: int) -> np.ndarray:
-        worth = np.diff(self.table, axis=player).squeeze(player)[None]
-        for other in range(self.n_players):
-            if other != player:
-                share = gates[:, :, other].reshape(
-                    len(gates), *(1,) * (worth.ndim - 3), gates.shape[1]
-                )
-                worth = worth[:, 0] * (1 - share) + worth[:, 1] * share
-        return worth
+
+def _halves(worth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Worth of coalitions without and with the first of the players that are left."""
+    half = worth.shape[2] // 2
+    return worth[:, :, :half], worth[:, :, half:]
 
 
 def all_coalitions(n_players: int) -> np.ndarray:

@@ -260,17 +260,10 @@ def test_marginals_of_the_next_player_are_caught(
 def test_a_mean_over_one_order_too_few_is_caught(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        orders_module.OrderEstimator,
-        "_weighted",
-        _times(orders_module.OrderEstimator._weighted, 1.1),
-    )
+    weighted = orders_module._weighted
+    monkeypatch.setattr(orders_module, "_weighted", lambda *given: 1.1 * weighted(*given))
     assert caught(made(name), name, "efficiency")
     assert caught(made(name), name, "additive")
-
-
-def _times(function: Callable[..., np.ndarray], factor: float) -> Callable[..., np.ndarray]:
-    return lambda *arguments: factor * function(*arguments)
 
 
 def test_a_kernel_of_the_next_size_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
