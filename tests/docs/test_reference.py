@@ -57,6 +57,7 @@ def test_no_command_is_left_out_or_made_up() -> None:
     [
         (artifacts.RankingFile, "## ranking.json"),
         (artifacts.RankedGroup, "## ranking.json"),
+        (artifacts.EffortRecord, "## ranking.json"),
         (artifacts.PlanFile, "## plan.json"),
         (artifacts.PlannedGroupRecord, "## plan.json"),
         (artifacts.CostsRecord, "## plan.json"),
