@@ -196,7 +196,7 @@ def load(name: str, shared: Path, cache: Path) -> Network:
 
 def calibration_images(shared: Path, count: int) -> Tensor:
     """Return the first calibration images, normalised."""
-    return _normalised(np.load(shared / "data" / "cifar10_calibration.npz")["x"][:count])
+    return normalised(np.load(shared / "data" / "cifar10_calibration.npz")["x"][:count])
 
 
 def _trained(shared: Path, cache: Path) -> PlainNetwork:
@@ -205,7 +205,7 @@ def _trained(shared: Path, cache: Path) -> PlainNetwork:
     file = cache / f"vgg-{'-'.join(map(str, VGG_WIDTHS))}-{_EPOCHS}.pt"
     if not file.exists():
         arrays = np.load(shared / "data" / "cifar10_eval.npz")
-        train(network, _normalised(arrays["x"]), torch.from_numpy(arrays["y"]), _EPOCHS)
+        train(network, normalised(arrays["x"]), torch.from_numpy(arrays["y"]), _EPOCHS)
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(f".{os.getpid()}")
         torch.save(network.state_dict(), unfinished)
@@ -239,7 +239,8 @@ def _moved(images: Tensor, generator: torch.Generator) -> Tensor:
     return padded.flip(3) if mirror % 2 else padded
 
 
-def _normalised(images: np.ndarray) -> Tensor:
+def normalised(images: np.ndarray) -> Tensor:
+    """Return uint8 images (N, H, W, 3) as the networks take them, (N, 3, H, W)."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     x = (x - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
     return x.contiguous()
