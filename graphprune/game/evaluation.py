@@ -87,12 +87,14 @@ class Evaluator:
         self._running = running
         self._device = running.device
         self._per_pass = passes_of(graph, running)
-        self.data = data.rebatched(self._per_pass).to(device=self._device)
-        gated = _without_gradients(gated_module(graph, units))
-        self._gated = fold_batch_norms(gated).to(self._device)
+        with _outside_inference():
+            self.data = data.rebatched(self._per_pass).to(device=self._device)
+            gated = _without_gradients(gated_module(graph, units))
+            self._gated = fold_batch_norms(gated).to(self._device)
         self._split = split_at_gates(self._gated, graph)
         self._dtype = _gate_dtype(self._gated)
         self._borders = _Borders(running.max_memory // 2)
+        _check_images_apart(graph)
         _check_classes_alone_shrink(graph)
         self._class_units = class_units(graph)
         self._references: dict[int, Tensor] = {}
@@ -214,12 +216,13 @@ class Evaluator:
             batch = self.batches[index]
             with _outside_inference(), self._precision():
                 logits = class_logits(self._split.suffix(gates, *self._border(index)))
+                logits = logits[: batch.n_images].clone()
             if not bool(torch.isfinite(logits).all()):
                 raise DataError(
                     "the network's outputs on the calibration data are not finite",
                     hint="check the data's normalisation (--mean, --std) and the weights",
                 )
-            self._references[index] = logits[: batch.n_images].clone()
+            self._references[index] = logits
         return self._references[index]
 
     def gradients(
@@ -240,6 +243,17 @@ class Evaluator:
             generator: Draws predictions of the unpruned network for the Fisher term.
             n_draws: How many predictions to draw per image.
         """
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._gradients(index, coalitions, performance, generator, n_draws)
+
+    def _gradients(
+        self,
+        index: int,
+        coalitions: Tensor,
+        performance: Performance,
+        generator: torch.Generator,
+        n_draws: int,
+    ) -> GateGradients:
         reference = self.reference(index)
         open_classes = self._class_gates(self._gates(coalitions))
         drawn = [sample_predictions(reference, generator, *open_classes) for _ in range(n_draws)]
@@ -310,7 +324,10 @@ class _Borders:
         return self._kept.get(index)
 
     def add(self, index: int, border: tuple[Tensor, ...]) -> None:
-        size = sum(x.nbytes for x in border if isinstance(x, Tensor))
+        # A view keeps all of what it looks at, and several may look at one.
+        tensors = [x for x in border if isinstance(x, Tensor)]
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in tensors}
+        size = sum(storage.nbytes() for storage in storages.values())
         if size <= self._left:
             self._left -= size
             self._kept[index] = border
@@ -389,6 +406,26 @@ def class_units(graph: DependencyGraph) -> UnitIds | None:
     return None if place is None else along.get(class_dim(_rank_of(graph, place)))
 
 
+def _check_images_apart(graph: DependencyGraph) -> None:
+    """Refuse a network whose predictions do not lie image by image along their first dim.
+
+    Raises:
+        ModelError: They do not.
+    """
+    place = _place_of_predictions(graph)
+    if place is None or not graph.program.dynamic_batch:
+        return
+    node = graph.nodes[graph.outputs[place].node]
+    found, shapes = graph.batch_place(node), result_shapes(node)
+    apart = found is None or not shapes or (found.dim, shapes[0][0]) == (0, graph.batch_size)
+    if not apart:
+        raise ModelError(
+            f"output {graph.outputs[place].name} does not hold its predictions as (images, ...), "
+            "so it is unknown which are an image's",
+            hint="return predictions with the batch first, or rank by weights, e.g. --criterion l2",
+        )
+
+
 def _check_classes_alone_shrink(graph: DependencyGraph) -> None:
     """Refuse a network whose predictions may shrink along another dim than that of classes.
 
@@ -407,14 +444,16 @@ def _check_classes_alone_shrink(graph: DependencyGraph) -> None:
 
 def _units_of_predictions(graph: DependencyGraph) -> tuple[int | None, Mapping[int, UnitIds]]:
     """Return the place of the output that holds predictions, and the units along its dims."""
-    if not graph.output_units:
-        return None, {}
+    place = _place_of_predictions(graph) if graph.output_units else None
+    return place, {} if place is None else graph.output_units.get(place, {})
+
+
+def _place_of_predictions(graph: DependencyGraph) -> int | None:
     nodes = (graph.nodes.get(output.node) for output in graph.outputs)
     try:
-        place = class_output([None if node is None else node.meta.get("val") for node in nodes])
+        return class_output([None if node is None else node.meta.get("val") for node in nodes])
     except ModelError:
-        return None, {}
-    return place, graph.output_units.get(place, {})
+        return None
 
 
 def _rank_of(graph: DependencyGraph, place: int) -> int:

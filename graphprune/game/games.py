@@ -144,7 +144,7 @@ class _PlayedGame:
 
         def compute(draws: range) -> Tensor:
             found = [self._slopes(gates[draw]) for draw in draws]
-            return torch.stack(found)
+            return torch.stack(found) if found else gates.double()
 
         return self._ranks.gather(len(gates), compute)
 
@@ -170,7 +170,9 @@ class _PlayedGame:
         kept = self._whole(draws < torch.linspace(0.5, 1, _PRECISION_SAMPLE)[:, None])
         exact = self._evaluator.in_full_precision().values(kept, self._performance).mean(1)
         lowered = self._evaluator.values(kept, self._performance).mean(1)
-        return float((lowered - exact).square().mean().sqrt() / exact.std())
+        error = float((lowered - exact).square().mean().sqrt())
+        # Where all are worth the same there is no spread.
+        return float(error / exact.std()) if error else 0.0
 
 
 _PRECISION_SAMPLE = 16
