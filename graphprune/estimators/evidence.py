@@ -9,7 +9,6 @@ depends on what the others were worth, so the worth of those evaluated is all th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,15 +19,12 @@ import torch
 from graphprune.checkpoint import NO_STATE, State
 from graphprune.estimators.base import ShapleyEstimate, aggregate
 from graphprune.estimators.semivalues import SHAPLEY, Semivalue
-from graphprune.estimators.stopping import NEVER, Stopping, stability_of
+from graphprune.estimators.stopping import GROWTH, NEVER, Stopping, looks, stability_of
 from graphprune.game.games import Game
 from graphprune.progress import Progress, silent
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-
-GROWTH = 1.25
-"""Between two looks at the stability the evidence grows by this factor."""
 
 _CHUNK = 16
 """Coalitions that every rank is given at a time, at least."""
@@ -216,8 +212,8 @@ class _Run:
         start = self._stopping.clock() - self._seconds
         if self._slopes is None:
             self._slopes = self._estimator.slopes(self._game)
-        looks = _looks(self._design.fewest)
-        look = next(looks)
+        planned = looks(max(self._design.fewest, 2))
+        look = next(planned)
         while len(self._kept) < self._design.n_blocks:
             known = len(self._kept)
             self._seconds = self._stopping.clock() - start
@@ -226,7 +222,7 @@ class _Run:
             if known >= look:
                 if known == look and self._is_stable():
                     return "stable"
-                look = next(looks)
+                look = next(planned)
                 continue
             self._evaluate(min(look, self._design.n_blocks))
             self._seconds = self._stopping.clock() - start
@@ -246,11 +242,20 @@ class _Run:
         )
 
     def stability(self) -> float:
-        """Return the stability of the scores that the evidence gives."""
-        how = self._stopping.aggregate
-        one, other = (
-            aggregate(self._estimator.per_image(half), how)[0] for half in self.evidence().halves()
-        )
+        """Return the stability of the scores that the evidence gives.
+
+        Where stability may end the work, it is the lower one of two looks: of many looks the first
+        high one is often luck, and seldom twice.
+        """
+        amounts = [len(self._kept)]
+        if self._stopping.stability is not None:
+            amounts.append(max(int(len(self._kept) / GROWTH), 2))
+        return min(map(self._stability_of, amounts))
+
+    def _stability_of(self, n_blocks: int) -> float:
+        evidence, how = self.evidence(), self._stopping.aggregate
+        halves = evidence.only(evidence.blocks < n_blocks).halves()
+        one, other = (aggregate(self._estimator.per_image(half), how)[0] for half in halves)
         return stability_of(one, other)
 
     def _is_stable(self) -> bool:
@@ -290,14 +295,6 @@ class _Run:
         while rows < len(self._worth):
             self._kept.append(self._design.block(len(self._kept)))
             rows += len(self._kept[-1])
-
-
-def _looks(fewest: int) -> Iterator[int]:
-    """Yield the numbers of blocks at which the stability is looked at."""
-    blocks = max(fewest, 2)
-    while True:
-        yield blocks
-        blocks = max(blocks + 1, int(np.ceil(blocks * GROWTH)))
 
 
 def jackknife(evidence: Evidence, values: Jackknifed, groups: int = 10) -> Floats:

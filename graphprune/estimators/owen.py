@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from graphprune.checkpoint import NO_STATE, State
+from graphprune.checkpoint import NO_STATE, Arrays, State
 from graphprune.errors import BudgetError
 from graphprune.estimators.base import (
     Floats,
@@ -18,7 +19,7 @@ from graphprune.estimators.base import (
     require_no_unions,
 )
 from graphprune.estimators.semivalues import SHAPLEY, Semivalue
-from graphprune.estimators.stopping import NEVER, Stopping, stability_of
+from graphprune.estimators.stopping import NEVER, Stopping, looks, stability_of
 from graphprune.game.games import SlopedGame
 from graphprune.progress import Progress, silent
 
@@ -28,6 +29,9 @@ SLOPE_COST = 3
 DEFAULT_DRAWS = 32
 
 _LONGEST = 1024
+
+_FIRST_LOOK = 4
+"""Pairs after which the stability is looked at first."""
 
 _OPENNESS = 0.9
 """How far gates lie from their mean towards 0 or 1; at 1 a closed gate hides what is behind it."""
@@ -72,35 +76,15 @@ class OwenEstimator:
         """
         require_no_unions(game, "owen")
         n_pairs = self._n_pairs(longer=stopping.asked)
-        sums = np.zeros((2, game.n_images, game.n_players))
-        means = np.zeros((0, game.n_players))
-        seconds = np.zeros(())
-        known = state.load({"sums": sums, "means": means, "seconds": seconds})
-        if known is not None:
-            sums, means = known["sums"].astype(np.float64), known["means"].astype(np.float64)
-            seconds = known["seconds"].astype(np.float64)
-        start, stopped = stopping.clock() - float(seconds), "budget"
-        for number in range(len(means), n_pairs):
-            elapsed = stopping.clock() - start
-            if number >= 2 and stopping.expired(elapsed):
-                stopped = "seconds"
-                break
-            if number >= 4 and stopping.stable(_stability(sums, number, stopping)):
-                stopped = "stable"
-                break
-            slope = slopes_of_pair(game, self.semivalue, self.seed, number)
-            sums[number % 2] += slope
-            means = np.concatenate([means, slope.mean(0)[None]])
-            spent = np.array(stopping.clock() - start)
-            state.save({"sums": sums, "means": means, "seconds": spent})
-            progress("pairs of gradients", number + 1, n_pairs)
-        count = len(means)
+        run = _Run(game, self.semivalue, self.seed, stopping)
+        stopped = run.play(n_pairs, progress, state)
+        count = len(run.means)
         return ShapleyEstimate(
-            sums.sum(0) / count,
-            means.std(0, ddof=1) / np.sqrt(count),
+            run.sums.sum(0) / count,
+            run.means.std(0, ddof=1) / np.sqrt(count),
             2 * SLOPE_COST * count,
             own_coalitions=True,
-            stability=_stability(sums, count, stopping) if stopping.asked else None,
+            stability=run.stability() if stopping.asked else None,
             stopped=stopped,
         )
 
@@ -114,6 +98,73 @@ class OwenEstimator:
                 hint=f"allow at least {4 * SLOPE_COST}",
             )
         return n_pairs
+
+
+class _Run:
+    """Draws pairs, one after the other; their sums are all there is to save."""
+
+    def __init__(
+        self, game: SlopedGame, semivalue: Semivalue, seed: int, stopping: Stopping
+    ) -> None:
+        self._game = game
+        self._semivalue = semivalue
+        self._seed = seed
+        self._stopping = stopping
+        self.sums = np.zeros((2, game.n_images, game.n_players))
+        self.means = np.zeros((0, game.n_players))
+        self._seconds = 0.0
+        # The stability at the look before this one, see evidence.py.
+        self._before = 0.0
+
+    def play(self, n_pairs: int, progress: Progress, state: State) -> str:
+        """Draw pairs until something ends it; return what did."""
+        self._restore(state)
+        start = self._stopping.clock() - self._seconds
+        planned = frozenset(takewhile(lambda look: look < n_pairs, looks(_FIRST_LOOK)))
+        for number in range(len(self.means), n_pairs):
+            self._seconds = self._stopping.clock() - start
+            if number >= 2 and self._stopping.expired(self._seconds):
+                return "seconds"
+            if number in planned:
+                if self._stopping.stable(self.stability()):
+                    return "stable"
+                self._before = self._now()
+            slope = slopes_of_pair(self._game, self._semivalue, self._seed, number)
+            self.sums[number % 2] += slope
+            self.means = np.concatenate([self.means, slope.mean(0)[None]])
+            self._seconds = self._stopping.clock() - start
+            state.save(self._arrays())
+            progress("pairs of gradients", number + 1, n_pairs)
+        return "stable" if self._stopping.stable(self.stability()) else "budget"
+
+    def stability(self) -> float:
+        """Return the stability; where it may end the work, the lower one of two looks."""
+        now = self._now()
+        return now if self._stopping.stability is None else min(now, self._before)
+
+    def _now(self) -> float:
+        counts = (len(self.means) + 1) // 2, len(self.means) // 2
+        one, other = (
+            aggregate(half / count, self._stopping.aggregate)[0]
+            for half, count in zip(self.sums, counts, strict=True)
+        )
+        return stability_of(one, other)
+
+    def _arrays(self) -> Arrays:
+        return {
+            "sums": self.sums,
+            "means": self.means,
+            "seconds": np.array(self._seconds),
+            "before": np.array(self._before),
+        }
+
+    def _restore(self, state: State) -> None:
+        known = state.load(self._arrays())
+        if known is None:
+            return
+        self.sums = known["sums"].astype(np.float64)
+        self.means = known["means"].astype(np.float64)
+        self._seconds, self._before = float(known["seconds"]), float(known["before"])
 
 
 def slopes_of_pair(game: SlopedGame, semivalue: Semivalue, seed: int, number: int) -> Floats:
@@ -148,14 +199,3 @@ def _gates(
 
 _STARTS = 1 << 30
 _GOLDEN = (np.sqrt(5) - 1) / 2
-
-
-def _stability(sums: Floats, count: int, stopping: Stopping) -> float:
-    if count < 2:
-        return 0.0
-    counts = (count + 1) // 2, count // 2
-    one, other = (
-        aggregate(half / number, stopping.aggregate)[0]
-        for half, number in zip(sums, counts, strict=True)
-    )
-    return stability_of(one, other)

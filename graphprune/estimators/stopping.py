@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,11 +45,22 @@ class Stopping:
         return self.seconds is not None and self.ranks.agree(elapsed >= self.seconds)
 
     def stable(self, stability: float) -> bool:
-        """Whether a ranking is as stable as asked for."""
-        return self.stability is not None and stability >= self.stability
+        """Whether a ranking is as stable as asked for; the same answer on every rank."""
+        return self.stability is not None and self.ranks.agree(stability >= self.stability)
 
 
 NEVER = Stopping()
+
+GROWTH = 1.25
+"""Between two looks at the stability the evidence grows by this factor."""
+
+
+def looks(fewest: int) -> Iterator[int]:
+    """Yield the amounts of evidence at which the stability is looked at, from ``fewest`` on."""
+    amount = fewest
+    while True:
+        yield amount
+        amount = max(amount + 1, math.ceil(amount * GROWTH))
 
 
 def stability_of(one: Floats, other: Floats) -> float:
