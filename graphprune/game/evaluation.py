@@ -38,6 +38,9 @@ MAX_BATCH = 64
 MAX_BATCH_OF_DEVICE = 512
 """Images in one pass on another device."""
 
+MOST_TOGETHER = 8
+"""Coalitions in one pass; estimators ask for as many at a time, and passes are filled up."""
+
 PRECISIONS = ("float32", "bfloat16")
 """What activations may be computed in; a network in double precision stays so."""
 
@@ -130,7 +133,7 @@ class Evaluator:
         """How many coalitions share a pass: several where there are few images."""
         if not (self.per_sample and self._split.repeats and len(self.batches) == 1):
             return 1
-        return max(self._per_pass // max(self.n_images, 2), 1)
+        return min(max(self._per_pass // max(self.n_images, 2), 1), MOST_TOGETHER)
 
     def values(self, coalitions: Tensor, performance: Performance) -> Tensor:
         """Return per-image performances.
