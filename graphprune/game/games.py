@@ -77,8 +77,6 @@ class SlopedGame(Game, Protocol):
 class _PlayedGame:
     """Evaluates coalitions of units, each once, and shares them with the other ranks."""
 
-    unions: Unions | None = None
-
     def __init__(
         self, evaluator: Evaluator, players: slice, value: Value, ranks: Ranks, max_memory: int
     ) -> None:
@@ -90,6 +88,11 @@ class _PlayedGame:
         self._evaluator = evaluator
         self._known = _Known(max_memory // 8)
         self.n_players = players.stop - players.start
+
+    @property
+    def unions(self) -> Unions | None:
+        """All play for themselves."""
+        return None
 
     @property
     def n_images(self) -> int:
@@ -299,17 +302,11 @@ class HierarchicalGame(NetworkGame):
         Owen (1977), Values of games with a priori unions, doi:10.1007/978-3-642-45494-3_7.
     """
 
-    def __init__(
-        self,
-        graph: DependencyGraph,
-        data: CalibrationBatches,
-        value: Value = "kl",
-        running: Running = DEFAULT,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        super().__init__(graph, data, value, running, ranks)
-        sizes = [group.n_units for group in graph.groups]
-        self.unions = np.repeat(np.arange(len(sizes)), sizes)
+    @property
+    def unions(self) -> Unions:
+        """The group of every unit, (n_units,)."""
+        sizes = [group.n_units for group in self.graph.groups]
+        return np.repeat(np.arange(len(sizes)), sizes)
 
 
 def _check_slopes(value: Value) -> None:
