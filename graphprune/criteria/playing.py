@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from graphprune.checkpoint import Arrays
-from graphprune.criteria.base import RankRequest, Scored
+from graphprune.criteria.request import RankRequest, Scored
 from graphprune.errors import OptionError
 from graphprune.estimators import Stopping, create, scores_of
 from graphprune.estimators.base import ShapleyEstimate
@@ -57,18 +57,22 @@ def play_groups(request: RankRequest) -> Scored:
     graph = request.graph
     scores, stderr = np.zeros(graph.n_units), np.zeros(graph.n_units)
     spent, efforts = 0.0, []
-    notes: tuple[str, ...] = ()
     for place, group in enumerate(graph.groups):
         found = _resumed(request, group)
         if found is None:
-            game = _game(request, group)
-            notes = notes or _precision_notes(request, game)
-            found = _played(request, place, game, spent)
+            found = _played(request, place, _game(request, group), spent)
         spent += float(found["seconds"])
         scores[group.span], stderr[group.span] = found["scores"], found["stderr"]
         efforts.append(_recorded(found))
     total = sum(effort.evaluations for effort in efforts)
-    return _scored(request, scores, stderr, tuple(efforts), total, notes)
+    return _scored(request, scores, stderr, tuple(efforts), total, _notes_of_first(request))
+
+
+def _notes_of_first(request: RankRequest) -> tuple[str, ...]:
+    """Say what lower precision costs the first group, in a run that is taken up later, too."""
+    if request.running.precision == "float32" or not request.graph.groups:
+        return ()
+    return _precision_notes(request, _game(request, request.graph.groups[0]))
 
 
 def _game(request: RankRequest, group: PruningGroup) -> GroupGame:

@@ -40,11 +40,11 @@ def chosen_estimator(kind: GameKind, budget: int | None, semivalue: Semivalue) -
         budget: Coalitions allowed; None for a default.
         semivalue: What is estimated.
     """
+    if kind.unions:
+        return "antithetic"
     coalitions = kind.n_players + 1 if semivalue.low == 1 else 1 << kind.n_players
     if semivalue.low == 1 or (kind.n_players <= SMALL and (budget is None or coalitions <= budget)):
         return "exact"
-    if kind.unions:
-        return "antithetic"
     if kind.sloped and not kind.stream and kind.n_players >= WIDE:
         return "gaussian-process-gradients"
     return "gaussian-process"
