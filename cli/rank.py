@@ -100,7 +100,7 @@ def command(
 def data_notes(subject: Subject, settings: RankOptions) -> list[str]:
     """Say so where a criterion is asked to look at images and there are none."""
     from graphprune import criteria
-    from graphprune.criteria.base import SYNTHETIC_IMAGES
+    from graphprune.criteria.images import SYNTHETIC_IMAGES
 
     if subject.data is not None or not criteria.needs_data(settings.criterion):
         return []

@@ -10,16 +10,8 @@ from graphprune.criteria import (
     taylor,
     torch_pruning,
 )
-from graphprune.criteria.base import (
-    RankRequest,
-    Scored,
-    UserCriterion,
-    ValueFunction,
-    available,
-    criterion,
-    needs_data,
-    rank,
-)
+from graphprune.criteria.base import available, criterion, needs_data, rank
+from graphprune.criteria.request import RankRequest, Scored, UserCriterion, ValueFunction
 
 __all__ = [
     "RankRequest",

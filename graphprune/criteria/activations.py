@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphprune.criteria.base import RankRequest, Scored, criterion
+from graphprune.criteria.base import criterion
+from graphprune.criteria.request import RankRequest, Scored
 from graphprune.game.reading import ActivationReader
 from graphprune.game.value import class_logits, likelihood_of
 

@@ -3,136 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from graphprune.checkpoint import Checkpoint, StateStore
-from graphprune.data import CalibrationBatches, check_against, synthetic
-from graphprune.distributed import ALONE, Ranks
-from graphprune.errors import DataError, OptionError
-from graphprune.estimators import AGGREGATES
-from graphprune.estimators import available as available_estimators
-from graphprune.estimators.semivalues import SHAPLEY, Semivalue, semivalue_named
-from graphprune.functions import UserFunction, is_spec, user_function
-from graphprune.game.evaluation import DEFAULT, PRECISIONS, Running, filled_up
-from graphprune.game.value import (
-    PERFORMANCES,
-    UserValue,
-    Value,
-    class_logits,
-    performance_named,
-    source_of,
+from graphprune.criteria.checks import check_finite, check_options, stability_notes
+from graphprune.criteria.images import fitting_images
+from graphprune.criteria.own import as_scored, own_value, probed
+from graphprune.criteria.request import (
+    Criterion,
+    RankRequest,
+    Scored,
+    UserCriterion,
+    ValueFunction,
 )
+from graphprune.data import CalibrationBatches
+from graphprune.distributed import ALONE, Ranks
+from graphprune.errors import OptionError
+from graphprune.estimators.semivalues import semivalue_named
+from graphprune.functions import UserFunction, is_spec, user_function
+from graphprune.game.evaluation import DEFAULT, Running
+from graphprune.game.value import source_of
 from graphprune.graph import DependencyGraph
 from graphprune.progress import Progress, silent
-from graphprune.ranking import Effort, Ranking, Scores, split_by_group
+from graphprune.ranking import Ranking, split_by_group
 from graphprune.steering import protected_groups
-
-SYNTHETIC_IMAGES = 32
-"""Inputs drawn where a criterion needs some and none are given."""
-
-GAMES = ("network", "group", "hierarchical")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankRequest:
-    """What a criterion is asked.
-
-    Args:
-        graph: The network.
-        data: Calibration images; None for criteria that look at none.
-        game: ``network``, ``group``, ``hierarchical`` or None for the criterion's own choice.
-        estimator: Name of a Shapley estimator, or ``auto``.
-        semivalue: Which coalitions count for a unit's value.
-        value: A performance by name, the user's own, or None for the criterion's own choice.
-        aggregate: How per-image values become scores, or None for the criterion's own choice.
-        budget: Coalitions per player (network game: per image), None for the estimator's default.
-        seconds: Time that estimates may take.
-        stability: Stability that ends an estimate, see :mod:`graphprune.estimators.stopping`.
-        seed: Seed of everything random.
-        running: How and where the network is run.
-        progress: Told about every step.
-        checkpoint: Where long work keeps what it has found.
-        ranks: The processes that work together.
-    """
-
-    graph: DependencyGraph
-    data: CalibrationBatches | None
-    game: str | None = None
-    estimator: str = "auto"
-    value: Value | None = None
-    aggregate: str | None = None
-    semivalue: Semivalue = SHAPLEY
-    budget: int | None = None
-    seconds: float | None = None
-    stability: float | None = None
-    seed: int = 0
-    running: Running = DEFAULT
-    progress: Progress = field(default=silent)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    ranks: Ranks = ALONE
-
-    @property
-    def images(self) -> CalibrationBatches:
-        """Calibration images, for criteria that are registered as looking at some."""
-        assert self.data is not None
-        return self.data
-
-    @property
-    def device(self) -> str:
-        """Where networks are run, e.g. ``cpu`` or ``cuda``."""
-        return self.running.device
-
-    @property
-    def worth(self) -> Value:
-        """The performance, ``kl`` unless another was chosen."""
-        return "kl" if self.value is None else self.value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A criterion's answer.
-
-    Args:
-        scores: (n_units,) over the whole network, higher = keep.
-        stderr: (n_units,) standard errors over the calibration images; None if there are none.
-        game: The game that was played, if any.
-        estimator: The estimator used, if any.
-        value: The performance used, if any.
-        aggregate: How per-image values became scores, if they did.
-        semivalue: The semivalue estimated, if any.
-        evaluations: Coalitions evaluated, each on all images.
-        left_alone: Groups that the criterion has no score for; they are not pruned.
-        efforts: What the scores of each group took, in order, where a game was played.
-        notes: What the user should know of how the scores came about.
-    """
-
-    scores: Scores
-    stderr: Scores | None = None
-    game: str | None = None
-    estimator: str | None = None
-    value: Value | None = None
-    aggregate: str | None = None
-    evaluations: int = 0
-    semivalue: str | None = None
-    left_alone: tuple[str, ...] = ()
-    efforts: tuple[Effort, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-Criterion = Callable[[RankRequest], Scored]
-
-UserCriterion = Callable[[RankRequest], Scored | Tensor | npt.NDArray[np.generic]]
-"""A criterion of the user's own may also return the scores alone, (n_units,)."""
-
-ValueFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""A value of the user's own: outputs, the unpruned network's, labels -> (images,)."""
 
 
 @dataclass(frozen=True)
@@ -240,10 +137,10 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
     protected = protected_groups(graph, only, skip)
     request = RankRequest(
         graph=graph,
-        data=_fitting(graph, data, seed, needed=entry.needs_data),
+        data=fitting_images(graph, data, seed, needed=entry.needs_data),
         game=game,
         estimator=estimator,
-        value=_own_value(value),
+        value=own_value(value),
         aggregate=aggregate,
         semivalue=semivalue_named(semivalue),
         budget=budget,
@@ -254,12 +151,12 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         progress=progress,
         ranks=ranks,
     )
-    _check_options(request)
-    request = _probed(request)
+    check_options(request)
+    request = probed(request)
     if store is not None and request.data is not None:
         request = replace(request, checkpoint=_opened(store, entry, request))
     scored = entry.score(request)
-    _check_finite(scored, entry.name)
+    check_finite(scored, entry.name)
     return Ranking(
         graph=graph,
         groups=split_by_group(graph, scored.scores, scored.stderr, scored.efforts),
@@ -269,7 +166,7 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         value=None if scored.value is None else str(scored.value),
         aggregate=scored.aggregate,
         semivalue=scored.semivalue,
-        notes=(*scored.notes, *_honest(graph, scored, request)),
+        notes=(*scored.notes, *stability_notes(graph, scored, request)),
         evaluations=scored.evaluations,
         n_images=request.images.n_images if entry.needs_data else 0,
         seed=seed,
@@ -301,62 +198,9 @@ def _own_entry(source: UserFunction) -> _Entry:
 
     def score(request: RankRequest) -> Scored:
         given = "a graphprune.criteria.RankRequest"
-        return _as_scored(source.ask("criterion", request, given=given), source, request)
+        return as_scored(source.ask("criterion", request, given=given), source, request)
 
     return _Entry(source.name, score, needed, source.sha256)
-
-
-def _as_scored(found: object, source: UserFunction, request: RankRequest) -> Scored:
-    if not isinstance(found, Scored):
-        found = Scored(scores=_as_floats(found, source))
-    found = replace(found, scores=_as_floats(found.scores, source))
-    if found.stderr is not None:
-        found = replace(found, stderr=_as_floats(found.stderr, source))
-    expected = (request.graph.n_units,)
-    for numbers in (found.scores, found.scores if found.stderr is None else found.stderr):
-        if numbers.shape != expected:
-            raise OptionError(
-                f"criterion {source.name!r} returned scores of shape {numbers.shape}; the network "
-                f"has {expected[0]} units, so {expected} is wanted",
-                hint="one score per unit of all groups, in the order of request.graph.groups",
-            )
-        if not np.isfinite(numbers).all():
-            raise OptionError(
-                f"criterion {source.name!r} returned scores that are not finite",
-                hint="score every unit by a number; `left_alone` of Scored names groups to leave",
-            )
-    return found
-
-
-def _as_floats(found: object, source: UserFunction) -> Scores:
-    array = found.detach().cpu().double().numpy() if isinstance(found, Tensor) else found
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise OptionError(
-            f"criterion {source.name!r} returned an object of type {type(found).__name__}",
-            hint="return a tensor or an array of one number per unit, or a "
-            "graphprune.criteria.Scored",
-        )
-    return array.astype(np.float64)
-
-
-def _own_value(given: str | ValueFunction | None) -> Value | None:
-    """Return the value to play; names that cannot be a function's are checked with the options."""
-    if given is None or (isinstance(given, str) and (given in PERFORMANCES or not is_spec(given))):
-        return given
-    return UserValue(user_function(given))
-
-
-def _probed(request: RankRequest) -> RankRequest:
-    """Try a value of the user's own on a few images before the long work."""
-    if not isinstance(request.value, UserValue) or request.data is None:
-        return request
-    graph = request.graph
-    batch = request.data.head(graph.batch_size).batches[0]
-    with torch.inference_mode():
-        outputs = graph.program.module(*(filled_up(graph, x) for x in batch.inputs))
-    reference = class_logits(pytree.tree_leaves(outputs))[: batch.n_images]
-    # Copies: gradients are asked for, and inference mode has made the outputs.
-    return replace(request, value=request.value.probed(reference.clone(), batch.labels))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -367,59 +211,6 @@ def _listed(names: Sequence[str]) -> str:
         families.setdefault(family, []).append(member)
     alone = families.pop("", [])
     return ", ".join([*alone, *(f"{f}:{'|'.join(found)}" for f, found in families.items())])
-
-
-def _check_options(request: RankRequest) -> None:
-    for option, given, allowed in (
-        ("game", request.game, GAMES),
-        ("aggregate", request.aggregate, AGGREGATES),
-        ("estimator", request.estimator, ("auto", *available_estimators())),
-    ):
-        if given is not None and given not in allowed:
-            raise OptionError(f"{option} {given!r} is none of {', '.join(allowed)}")
-    if isinstance(request.value, str):
-        performance_named(request.value)
-    if request.budget is not None and request.budget < 1:
-        raise OptionError(f"a budget of {request.budget} is less than 1")
-    _check_stopping(request)
-    if request.seed < 0:
-        raise OptionError(f"seed {request.seed} is negative", hint="seeds count from 0")
-
-
-def _check_stopping(request: RankRequest) -> None:
-    if request.seconds is not None and not request.seconds > 0:
-        raise OptionError(f"{request.seconds} seconds are no time to rank in")
-    if request.stability is not None and not 0 < request.stability < 1:
-        raise OptionError(
-            f"a stability of {request.stability} cannot be reached",
-            hint="give a rank correlation between 0 and 1, e.g. --until-stable 0.95",
-        )
-    if request.running.precision not in PRECISIONS:
-        allowed = ", ".join(PRECISIONS)
-        raise OptionError(f"precision {request.running.precision!r} is none of {allowed}")
-    if request.running.max_memory < 1:
-        raise OptionError(f"{request.running.max_memory} bytes of memory hold nothing")
-
-
-def _honest(graph: DependencyGraph, scored: Scored, request: RankRequest) -> tuple[str, ...]:
-    """Say which of the stability asked for was not reached."""
-    asked, names = request.stability, [group.name for group in graph.groups]
-    if asked is None:
-        return ()
-    if not scored.efforts:
-        return ("--until-stable has no meaning here: nothing is estimated",)
-    reached = {
-        name: effort.stability
-        for name, effort in zip(names, scored.efforts, strict=True)
-        if effort.stability is not None and effort.stability < asked
-    }
-    if not reached:
-        return ()
-    worst = min(reached, key=reached.__getitem__)
-    return (
-        f"a stability of {asked:g} was not reached by {len(reached)} of {len(names)} groups; "
-        f"lowest: {worst} with {reached[worst]:.2f}",
-    )
 
 
 def _opened(store: StateStore, entry: _Entry, request: RankRequest) -> Checkpoint:
@@ -443,43 +234,3 @@ def _opened(store: StateStore, entry: _Entry, request: RankRequest) -> Checkpoin
         "the version of torch": torch.__version__,
     }
     return store.open(data=request.images.sha256, settings=settings)
-
-
-def _fitting(
-    graph: DependencyGraph, data: CalibrationBatches | None, seed: int, *, needed: bool
-) -> CalibrationBatches | None:
-    """Return data of the network's shapes and dtype; synthetic where it is needed and missing."""
-    inputs = [x for x in pytree.tree_leaves(graph.example_inputs) if isinstance(x, torch.Tensor)]
-    shapes = tuple(tuple(x.shape[1:]) for x in inputs)
-    if data is None:
-        return _made_up(inputs, shapes, seed) if needed else None
-    check_against(data, _n_classes(graph) if needed and data.has_labels else None, shapes)
-    floating = next((x.dtype for x in inputs if x.is_floating_point()), None)
-    return data.to(dtype=floating)
-
-
-def _made_up(
-    inputs: Sequence[torch.Tensor], shapes: tuple[tuple[int, ...], ...], seed: int
-) -> CalibrationBatches:
-    if not all(x.is_floating_point() for x in inputs):
-        raise DataError(
-            "the network takes integer inputs, which cannot be made up",
-            hint="give calibration data with --data",
-        )
-    return synthetic(shapes, n_images=SYNTHETIC_IMAGES, dtype=inputs[0].dtype, seed=seed)
-
-
-def _n_classes(graph: DependencyGraph) -> int:
-    with torch.inference_mode():
-        outputs = graph.program.module(*graph.example_inputs)
-    return int(class_logits(pytree.tree_leaves(outputs)).shape[-1])
-
-
-def _check_finite(scored: Scored, criterion: str) -> None:
-    errors = np.zeros(0) if scored.stderr is None else scored.stderr
-    if not (np.isfinite(scored.scores).all() and np.isfinite(errors).all()):
-        raise DataError(
-            f"criterion {criterion!r} gave scores that are not finite",
-            hint="a game over the full range may empty what a softmax or maximum runs over: "
-            "use --game network; else look for overflow",
-        )

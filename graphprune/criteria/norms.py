@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from graphprune.criteria.base import RankRequest, Scored, criterion
+from graphprune.criteria.base import criterion
+from graphprune.criteria.request import RankRequest, Scored
 from graphprune.graph import DependencyGraph
 from graphprune.ranking import Scores
 from graphprune.tracing import named_tensors

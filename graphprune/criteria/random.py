@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.criteria.base import RankRequest, Scored, criterion
+from graphprune.criteria.base import criterion
+from graphprune.criteria.request import RankRequest, Scored
 
 
 @criterion("random", needs_data=False)

@@ -8,7 +8,8 @@ import numpy as np
 from torch import fx
 
 from graphprune.analysis import overload_name
-from graphprune.criteria.base import RankRequest, Scored, criterion
+from graphprune.criteria.base import criterion
+from graphprune.criteria.request import RankRequest, Scored
 from graphprune.errors import OptionError
 from graphprune.graph import DependencyGraph
 from graphprune.ops import argument

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graphprune.criteria.base import RankRequest, Scored, criterion
+from graphprune.criteria.base import criterion
 from graphprune.criteria.playing import play_groups, play_network
+from graphprune.criteria.request import RankRequest, Scored
 from graphprune.errors import OptionError
 from graphprune.game.value import is_stepwise
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from graphprune.criteria.base import RankRequest, Scored, criterion
+from graphprune.criteria.base import criterion
+from graphprune.criteria.request import RankRequest, Scored
 from graphprune.game.evaluation import Evaluator
 from graphprune.game.value import minus_cross_entropy, minus_kl
 from graphprune.ranking import Scores

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from graphprune.criteria.base import RankRequest, Scored, criterion
+from graphprune.criteria.base import criterion
+from graphprune.criteria.request import RankRequest, Scored
 from graphprune.criteria.scales import norm_weights
 from graphprune.errors import OptionError
 from graphprune.game.evaluation import filled_up, passes_of

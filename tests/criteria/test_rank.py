@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from graphprune.criteria import criterion, rank
-from graphprune.criteria.base import RankRequest, Scored, protected_groups
+from graphprune.criteria.request import RankRequest, Scored
 from graphprune.data import as_batches
 from graphprune.errors import BudgetError, DataError, GraphpruneError, OptionError
 from graphprune.game import evaluation
 from graphprune.graph import DependencyGraph, trace
+from graphprune.steering import protected_groups
 from tests.game.networks import FixedBatch, Tokens
 from tests.helpers import batch_of
 from tests.networks import NETWORKS
