@@ -57,9 +57,9 @@ class Contender:
 
 
 CONTENDERS = (
-    Contender("group games", "group"),
-    Contender("group games, signed mean", "group", aggregate="mean"),
-    Contender("group games, upper half", "group", "gaussian-process", "upper-shapley"),
+    Contender("group games", "group", budget=4),
+    Contender("group games, signed mean", "group", budget=4, aggregate="mean"),
+    Contender("group games, upper half", "group", "gaussian-process", "upper-shapley", budget=4),
     Contender("network, all coalitions", "network", "gaussian-process", budget=4),
     Contender("network, upper half", "network", "gaussian-process", "upper-shapley", budget=4),
     Contender("network, upper tenth", "network", "gaussian-process", "upper-shapley:0.9", budget=4),

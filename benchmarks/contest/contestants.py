@@ -55,25 +55,25 @@ class Contestant:
     run: Callable[[GroupGame, int, int], Found]
 
 
-def contestants(*, stream: bool, rivals: bool) -> list[Contestant]:
+def contestants(*, readers: int, rivals: bool) -> list[Contestant]:
     """Return everyone who is there.
 
     Args:
-        stream: Whether several layers read the players, which ``auto`` asks about.
+        readers: Layers that read the players, which ``auto`` asks about.
         rivals: Whether other libraries take part.
     """
     names = [name for name in available() if name not in _NOT_HERE]
     ours = [Contestant(name, "graphprune", _ours(name)) for name in names]
-    ours.append(Contestant(AUTO, "graphprune", lambda *run: _ours(chosen(run[0], stream))(*run)))
+    ours.append(Contestant(AUTO, "graphprune", lambda *run: _ours(chosen(run[0], readers))(*run)))
     others = [Contestant(PAPER, PAPER, published)]
     if rivals:
         others += [Contestant(name, "rival", _theirs(run)) for name, run in installed().items()]
     return ours + others
 
 
-def chosen(game: GroupGame, stream: bool) -> str:
+def chosen(game: GroupGame, readers: int) -> str:
     """Return whom ``auto`` chooses; its default budget stands for all, the games are too large."""
-    kind = GameKind(n_players=game.n_players, stream=stream, sloped=True)
+    kind = GameKind(n_players=game.n_players, readers=readers, sloped=True)
     return chosen_estimator(kind, None, SHAPLEY)
 
 

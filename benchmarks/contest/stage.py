@@ -158,8 +158,8 @@ def curves(network: str, group: str, settings: Settings) -> GroupResult:
     say(f"{network} {group}: reference done, its own error {told.floor:.4f}")
     readers = readers_of(players, stage.network)
     each, difference = agreement(stage, readers, game)
-    rows, stream = [], len(readers.units) > 1
-    for contestant in contestants(stream=stream, rivals=settings.rivals):
+    rows, count = [], len(readers.units)
+    for contestant in contestants(readers=count, rivals=settings.rivals):
         for budget in affordable(contestant, game.n_players, settings):
             row = measure(contestant, game, told, budget, settings.seeds)
             rows += [] if row is None else as_played(row, each)
@@ -167,9 +167,9 @@ def curves(network: str, group: str, settings: Settings) -> GroupResult:
     return GroupResult(
         network=network,
         group=group,
-        kind="stream" if stream else "interior",
+        kind="stream" if count > 1 else "interior",
         n_units=game.n_players,
-        auto=chosen(game, stream),
+        auto=chosen(game, count),
         floor=told.floor,
         reference_evaluations=told.evaluations,
         paper_seconds=each,
@@ -285,7 +285,8 @@ def timed(result: GroupResult, runs: Sequence[tuple[str, int]], settings: Settin
     """
     stage = board(result.network, settings)
     players = stage.group(result.group)
-    everyone = contestants(stream=result.kind == "stream", rivals=settings.rivals)
+    readers = readers_of(players, stage.network)
+    everyone = contestants(readers=len(readers.units), rivals=settings.rivals)
     by_name = {each.name: each for each in everyone}
     measured = {}
     for name, budget in runs:
@@ -294,7 +295,6 @@ def timed(result: GroupResult, runs: Sequence[tuple[str, int]], settings: Settin
             game = GroupGame(stage.graph, players, stage.data, VALUE)
             by_name[name].run(game, budget * players.n_units, 0)
         else:
-            readers = readers_of(players, stage.network)
             orders = orders_of(0, budget, readers.n_units)
             play(stage.network, stage.images, readers, orders, name.split()[-1])
         measured[name] = time.perf_counter() - begun

@@ -42,8 +42,8 @@ def _network_estimator(request: RankRequest) -> str:
     unions = request.game == "hierarchical"
     if not unions and request.semivalue.efficient and not is_stepwise(request.value):
         return "gradients"
-    # Streams are among the players.
-    kind = GameKind(n_players=request.graph.n_units, stream=True, sloped=False, unions=unions)
+    readers = len(request.graph.gates())
+    kind = GameKind(n_players=request.graph.n_units, readers=readers, sloped=False, unions=unions)
     return chosen_estimator(kind, None, request.semivalue)
 
 
@@ -110,7 +110,7 @@ def _choice(request: RankRequest, group: PruningGroup) -> tuple[str, int | None]
     readers = {member.parameter for member in group.members if member.role == "consumer"}
     kind = GameKind(
         n_players=group.n_units,
-        stream=len(readers) > 1,
+        readers=len(readers),
         sloped=not is_stepwise(request.value),
     )
     return chosen_estimator(kind, budget, request.semivalue), budget

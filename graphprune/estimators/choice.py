@@ -12,6 +12,9 @@ SMALL = 8
 WIDE = 32
 """From this many players on gradients pay, where they do not mislead."""
 
+FEW_READERS = 4
+"""Gate gradients mislead where more layers than this read the players, one after the other."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GameKind:
@@ -19,13 +22,13 @@ class GameKind:
 
     Args:
         n_players: Number of players.
-        stream: Several layers read the players, as on a residual stream: gate gradients mislead.
+        readers: Layers that read the players: one in an interior, many on a residual stream.
         sloped: The worth has gate gradients.
         unions: Players form unions.
     """
 
     n_players: int
-    stream: bool
+    readers: int
     sloped: bool
     unions: bool = False
 
@@ -45,6 +48,6 @@ def chosen_estimator(kind: GameKind, budget: int | None, semivalue: Semivalue) -
     coalitions = kind.n_players + 1 if semivalue.low == 1 else 1 << kind.n_players
     if semivalue.low == 1 or (kind.n_players <= SMALL and (budget is None or coalitions <= budget)):
         return "exact"
-    if kind.sloped and not kind.stream and kind.n_players >= WIDE:
+    if kind.sloped and kind.readers <= FEW_READERS and kind.n_players >= WIDE:
         return "gaussian-process-gradients"
     return "gaussian-process"

@@ -230,7 +230,7 @@ def test_rivals_find_the_values_of_a_closed_game(name: str) -> None:
 
 
 def test_our_estimators_take_part() -> None:
-    everyone = {each.name: each.party for each in contestants(stream=False, rivals=False)}
+    everyone = {each.name: each.party for each in contestants(readers=1, rivals=False)}
     assert everyone["permutation"] == everyone["auto"] == "graphprune"
     assert everyone["published"] == "published"
     assert "exact" not in everyone
@@ -239,7 +239,7 @@ def test_our_estimators_take_part() -> None:
 def test_auto_plays_whom_it_chooses(images: Tensor) -> None:
     graph = gp.trace(randomized(PlainNetwork((10, 4))), (images,))
     game = RememberedGame(graph, graph.groups[0], as_batches((images,)))
-    by_name = {each.name: each for each in contestants(stream=True, rivals=False)}
+    by_name = {each.name: each for each in contestants(readers=10, rivals=False)}
     found = by_name["auto"].run(game, 40, 3)
     same = by_name[chosen(game, True)].run(game, 40, 3)
     np.testing.assert_array_equal(found.values, same.values)
