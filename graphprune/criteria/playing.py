@@ -42,7 +42,7 @@ def _network_estimator(request: RankRequest) -> str:
     unions = request.game == "hierarchical"
     if not unions and request.semivalue.efficient and not is_stepwise(request.value):
         return "gradients"
-    readers = len(request.graph.gates())
+    readers = sum(1 for _ in request.graph.gates())
     kind = GameKind(n_players=request.graph.n_units, readers=readers, sloped=False, unions=unions)
     return chosen_estimator(kind, None, request.semivalue)
 

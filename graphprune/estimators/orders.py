@@ -78,6 +78,9 @@ class OrderEstimator(TableEstimator):
         self._check(game)
         places = _places(self.semivalue, game.n_players)
         n_blocks = _LONGEST if longer else self.default_blocks
+        if game.unions is not None:
+            # What a union adds depends on those before it, so each should come early and late.
+            n_blocks = max(n_blocks, int(game.unions.max()) + 1)
         if self.budget is not None:
             cost = self.per_block * len(places)
             # The orders of one player are all alike and cost nothing beyond the two ends.
