@@ -9,7 +9,7 @@ from graphprune.estimators.semivalues import Semivalue
 SMALL = 8
 """Games of up to this many players are enumerated where the budget pays for it."""
 
-WIDE = 32
+WIDE = 16
 """From this many players on gradients pay, where they do not mislead."""
 
 FEW_READERS = 4

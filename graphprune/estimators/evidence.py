@@ -151,9 +151,9 @@ class TableEstimator(ABC):
         del game
         return None
 
-    @property
-    def slope_cost(self) -> int:
-        """Evaluations that the slopes are counted as."""
+    def slope_cost(self, n_players: int) -> int:
+        """Return how many evaluations the slopes are counted as."""
+        del n_players
         return 0
 
     def estimate(
@@ -176,7 +176,7 @@ class TableEstimator(ABC):
         return ShapleyEstimate(
             self.per_image(evidence),
             self.stderr(evidence),
-            2 + len(evidence.kept) + self.slope_cost,
+            2 + len(evidence.kept) + self.slope_cost(game.n_players),
             stability=run.stability() if stopping.asked else None,
             stopped=stopped,
         )

@@ -9,7 +9,7 @@ import numpy as np
 from graphprune.errors import BudgetError
 from graphprune.estimators.base import register, require_no_unions
 from graphprune.estimators.evidence import Bools, Evidence, Floats, TableEstimator
-from graphprune.estimators.owen import SLOPE_COST, slopes_of_pair
+from graphprune.estimators.owen import SLOPE_COST, slopes_of_pairs
 from graphprune.estimators.pairs import PER_BLOCK, PairDesign, pair_design
 from graphprune.estimators.semivalues import Semivalue
 from graphprune.estimators.surrogate import Corrected, corrected, fitted, posterior, standardised
@@ -32,7 +32,7 @@ class GaussianProcessEstimator(TableEstimator):
     def design(self, game: Game, *, longer: bool) -> PairDesign:
         """Return pairs of all sizes alike."""
         require_no_unions(game, "gaussian-process")
-        budget = None if self.budget is None else self.budget - self.slope_cost
+        budget = None if self.budget is None else self.budget - self.slope_cost(game.n_players)
         return pair_design(game.n_players, budget, self.seed, longer=longer)
 
     def per_image(self, evidence: Evidence) -> Floats:
@@ -79,37 +79,34 @@ class GradientLedEstimator(GaussianProcessEstimator):
 
     Gradients cost about three evaluations and tell about all players at once, but they err by more
     than chance. How much is judged by their distance from what the coalitions tell, so that they
-    lead where coalitions are few and fade where these tell more. Half of the budget goes to them,
-    32 draws at most.
+    lead where coalitions are few and fade where these tell more. A draw for every
+    second unit is made, 8 at least and 32 at most, but not for more than half of the budget.
     """
 
     def slopes(self, game: SlopedGame) -> Floats:  # type: ignore[override] # its name says so
         """Return mean slopes of the two halves of the draws, (2, n_images, n_players)."""
-        found = np.zeros((2, game.n_images, game.n_players))
-        for number in range(self._n_pairs):
-            slope = slopes_of_pair(game, self.semivalue, self.seed, number)
-            found[number % 2] += slope / (self._n_pairs / 2)
-        return found
+        numbers = range(self._n_pairs(game.n_players))
+        found = slopes_of_pairs(game, self.semivalue, self.seed, numbers)
+        return np.stack([found[0::2].mean(0), found[1::2].mean(0)])
 
-    @property
-    def _n_pairs(self) -> int:
+    def slope_cost(self, n_players: int) -> int:
+        """Return how many evaluations the slopes are counted as."""
+        return 2 * SLOPE_COST * self._n_pairs(n_players)
+
+    def _n_pairs(self, n_players: int) -> int:
+        most = int(np.clip(n_players // 8 * 2, *_PAIRS))
         if self.budget is None:
-            return _MOST_PAIRS
-        pairs = self.budget // (2 * 2 * SLOPE_COST) // 2 * 2
+            return most
         if self.budget < _LEAST:
             raise BudgetError(
                 f"{self.budget} evaluations do not pay for gradients and coalitions",
                 hint=f"allow at least {_LEAST}",
             )
-        return min(pairs, _MOST_PAIRS)
-
-    @property
-    def slope_cost(self) -> int:
-        """Evaluations that the slopes are counted as."""
-        return 2 * SLOPE_COST * self._n_pairs
+        return min(self.budget // (2 * 2 * SLOPE_COST) // 2 * 2, most)
 
 
-_MOST_PAIRS = 16
+_PAIRS = (4, 16)
+"""Pairs of gradients at least, where the budget allows it, and at most; between, one in 4 units."""
 
 _LEAST = 2 * 2 * SLOPE_COST + 2 + 2 * 2 * PER_BLOCK
 """Evaluations that two pairs of gradients take, the two ends and two blocks of coalitions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -121,7 +122,8 @@ class _Run:
         self._restore(state)
         start = self._stopping.clock() - self._seconds
         planned = frozenset(takewhile(lambda look: look < n_pairs, looks(_FIRST_LOOK)))
-        for number in range(len(self.means), n_pairs):
+        while len(self.means) < n_pairs:
+            number = len(self.means)
             self._seconds = self._stopping.clock() - start
             if number >= 2 and self._stopping.expired(self._seconds):
                 return "seconds"
@@ -129,13 +131,19 @@ class _Run:
                 if self._stopping.stable(self.stability()):
                     return "stable"
                 self._before = self._now()
-            slope = slopes_of_pair(self._game, self._semivalue, self._seed, number)
-            self.sums[number % 2] += slope
-            self.means = np.concatenate([self.means, slope.mean(0)[None]])
+            stop = min((look for look in planned if look > number), default=n_pairs)
+            self._draw(range(number, min(stop, number + max(self._stopping.ranks.size // 2, 1))))
             self._seconds = self._stopping.clock() - start
             state.save(self._arrays())
-            progress("pairs of gradients", number + 1, n_pairs)
+            progress("pairs of gradients", len(self.means), n_pairs)
         return "stable" if self._stopping.stable(self.stability()) else "budget"
+
+    def _draw(self, numbers: range) -> None:
+        """Draw pairs together, as many as make work for all ranks."""
+        slopes = slopes_of_pairs(self._game, self._semivalue, self._seed, numbers)
+        for number, slope in zip(numbers, slopes, strict=True):
+            self.sums[number % 2] += slope
+            self.means = np.concatenate([self.means, slope.mean(0)[None]])
 
     def stability(self) -> float:
         """Return the stability; where it may end the work, the lower one of two looks."""
@@ -167,17 +175,20 @@ class _Run:
         self._seconds, self._before = float(known["seconds"]), float(known["before"])
 
 
-def slopes_of_pair(game: SlopedGame, semivalue: Semivalue, seed: int, number: int) -> Floats:
-    """Return the mean slope of a pair of opposite draws, (n_images, n_players).
+def slopes_of_pairs(
+    game: SlopedGame, semivalue: Semivalue, seed: int, numbers: Sequence[int]
+) -> Floats:
+    """Return the mean slopes of pairs of opposite draws, (n_pairs, n_images, n_players).
 
     Args:
         game: The game.
         semivalue: Says where q lies.
         seed: Of all draws.
-        number: The pair's.
+        numbers: The pairs'.
     """
-    slopes = game.slopes(torch.from_numpy(_gates(game, semivalue, seed, number)))
-    found: Floats = slopes.numpy().mean(0)
+    gates = np.concatenate([_gates(game, semivalue, seed, number) for number in numbers])
+    slopes = game.slopes(torch.from_numpy(gates)).numpy()
+    found: Floats = (slopes[0::2] + slopes[1::2]) / 2
     return found
 
 

@@ -187,8 +187,8 @@ def test_a_seed_shared_by_all_blocks_is_caught(
         evaluate(run, stop)
 
     monkeypatch.setattr(evidence._Run, "_evaluate", first_again)
-    pair = owen_module.slopes_of_pair
-    monkeypatch.setattr(owen_module, "slopes_of_pair", lambda *given: pair(*given[:-1], 0))
+    gates = owen_module._gates
+    monkeypatch.setattr(owen_module, "_gates", lambda *given: gates(*given[:-1], 0))
     assert caught(made(name), name, check)
 
 
