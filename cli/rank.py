@@ -106,7 +106,8 @@ def data_notes(subject: Subject, settings: RankOptions) -> list[str]:
         return []
     return [
         f"no --data: {settings.criterion} plays the label-free game on "
-        f"{SYNTHETIC_IMAGES} synthetic inputs; real images rank better"
+        f"{SYNTHETIC_IMAGES} synthetic inputs, which may rank no better than chance; "
+        "real images need no labels"
     ]
 
 
