@@ -187,7 +187,8 @@ def _table(results: Sequence[Result], repair: str) -> Table:
         row = [name, f"{seconds:.0f}"]
         for cell in cells:
             found = [r.accuracy[repair] for r in own if (r.scope, r.ratio) == cell]
-            row.append(f"{100 * np.mean(found):.1f} ± {50 * np.ptp(found):.1f}")
+            spread = f" ± {50 * np.ptp(found):.1f}" if len(found) > 1 else ""
+            row.append(f"{100 * np.mean(found):.1f}{spread}")
         body.append(tuple(row))
     head = ("game", "seconds", *(f"{scope}, {ratio:.0%}" for scope, ratio in cells))
     return Table(f"accuracy in %, repair: {repair}", head, tuple(body))

@@ -55,5 +55,7 @@ def shapley_paper(request: RankRequest) -> Scored:
 
 
 def _natural_game(request: RankRequest) -> str:
-    gradients = request.estimator in ("auto", "gradients") and not is_stepwise(request.value)
-    return "network" if gradients and request.semivalue.efficient else "group"
+    if request.estimator == "gradients":
+        return "network"
+    sloped = request.estimator == "auto" and not is_stepwise(request.value)
+    return "network" if sloped and request.semivalue.efficient else "group"

@@ -177,7 +177,7 @@ def require_shapley(semivalue: Semivalue, name: str) -> None:
     if not semivalue.efficient:
         raise OptionError(
             f"estimator {name!r} estimates Shapley values only, not {semivalue.name}",
-            hint="use --estimator gaussian-process, permutation or exact",
+            hint="use --estimator gaussian-process, which takes any semivalue",
         )
 
 

@@ -212,7 +212,10 @@ class _Run:
         start = self._stopping.clock() - self._seconds
         if self._slopes is None:
             self._slopes = self._estimator.slopes(self._game)
-        planned = looks(max(self._design.fewest, 2))
+        # Looks bound what is evaluated at a time, so there are none where nobody looks.
+        looked_at = self._stopping.stability is not None
+        first = max(self._design.fewest, 2) if looked_at else self._design.n_blocks
+        planned = looks(first)
         look = next(planned)
         while len(self._kept) < self._design.n_blocks:
             known = len(self._kept)

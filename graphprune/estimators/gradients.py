@@ -212,6 +212,8 @@ class _Run:
         self._start = np.zeros(game.n_players)
         self._scores = np.zeros(game.n_players)
         self._seconds = 0.0
+        # The stability at the look before this one, see evidence.py.
+        self._before = 0.0
         self._done = 0
         self.halves = tuple(
             _Evidence(np.zeros((game.n_images, game.n_players)), np.zeros(game.n_players))
@@ -243,6 +245,11 @@ class _Run:
         return "stable" if self._stable() else "budget"
 
     def stability(self) -> float:
+        """Return the stability; where it may end the work, the lower one of two looks."""
+        now = self._now()
+        return now if self._stopping.stability is None else min(now, self._before)
+
+    def _now(self) -> float:
         """Return the stability of the scores, from the even and the odd rounds."""
         how = self._stopping.aggregate
         one, other = (aggregate(half.per_image(), how)[0] for half in self.halves)
@@ -255,7 +262,10 @@ class _Run:
     def _ended(self) -> str | None:
         if self._stopping.expired(self._seconds):
             return "seconds"
-        return "stable" if self._stable() else None
+        if self._stable():
+            return "stable"
+        self._before = self._now()
+        return None
 
     def _stable(self) -> bool:
         return self._stopping.stability is not None and self._stopping.stable(self.stability())
@@ -313,6 +323,7 @@ class _Run:
             "seconds": np.array(self._seconds),
             "start": self._start,
             "scores": self._scores,
+            "before": np.array(self._before),
         }
         for number, evidence in enumerate(self.halves):
             arrays[f"marginals {number}"] = evidence.marginals
@@ -326,6 +337,7 @@ class _Run:
             return
         self._done = int(known["done"])
         self._seconds = float(known["seconds"])
+        self._before = float(known["before"])
         self._start[:] = known["start"]
         self._scores = known["scores"].astype(np.float64)
         for number, evidence in enumerate(self.halves):

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from graphprune.errors import BudgetError, OptionError
-from graphprune.estimators.base import require_shapley
 from graphprune.estimators.evidence import Evidence, TableEstimator
 from graphprune.estimators.semivalues import Semivalue
 from graphprune.game.games import Game, Unions
@@ -99,7 +98,7 @@ class OrderEstimator(TableEstimator):
 
     def _check(self, game: Game) -> None:
         if game.unions is not None:
-            require_shapley(self.semivalue, "of unions")
+            _require_shapley_of_unions(self.semivalue)
         if self.semivalue.low == 1:
             raise OptionError(
                 f"an order tells about one player only of the semivalue {self.semivalue.name}",
@@ -154,6 +153,14 @@ def _weighted(kept: Bools, shares: Floats) -> Floats:
     counts = np.where(joined.sum(1) == 1, shares[before] * n_players, 0.0)
     weighted: Floats = joined.astype(np.float64) * counts[:, None]
     return weighted
+
+
+def _require_shapley_of_unions(semivalue: Semivalue) -> None:
+    if not semivalue.efficient:
+        raise OptionError(
+            f"the hierarchical game has Shapley (Owen) values only, no {semivalue.name} values",
+            hint="leave out --semivalue, or use --game network or group",
+        )
 
 
 def _places(semivalue: Semivalue, n_players: int) -> Order:

@@ -19,7 +19,7 @@ from graphprune_cli.__main__ import app
 from tests.distributed.launching import RANK, TORCHRUN, pid_of_rank, start
 
 QUICK = ("model.pt", "--data", "images.npz", "--limit", "8", "--seed", "3")
-LONG = ("model.pt", "--data", "images.npz", "--game", "network", "--budget", "600")
+LONG = ("model.pt", "--data", "images.npz", "--game", "network", "--budget", "3000")
 
 
 @pytest.fixture
@@ -57,6 +57,28 @@ def test_two_ranks_find_what_one_finds(folder: Path, monkeypatch: pytest.MonkeyP
     assert ranked("two", folder) == ranked("one", folder)
     assert json.loads(stdout)["ranking"] == "two/ranking.json"  # one document, of one rank
     assert [path.name for path in (folder / "two").iterdir()] == ["ranking.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--game", "group", "--until-stable", "0.9"),
+        ("--game", "group", "--estimator", "owen", "--budget", "20"),
+        ("--game", "hierarchical", "--budget", "5"),
+        ("--until-stable", "0.8"),
+    ],
+)
+def test_every_game_is_the_same_on_two_ranks(
+    options: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = start(*TORCHRUN, *RANK, *QUICK, *options, "--out", "two", cwd=folder)
+    monkeypatch.chdir(folder)
+    one = CliRunner().invoke(app, ["rank", *QUICK, *options, "--out", "one"])
+    assert one.exit_code == 0, one.stderr
+    _, stderr = two.communicate(timeout=120)
+    assert two.returncode == 0, stderr
+    assert ranked("two", folder) == ranked("one", folder)
 
 
 @pytest.mark.slow

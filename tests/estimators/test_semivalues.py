@@ -67,7 +67,7 @@ def test_the_others_refuse(estimator: str, name: str) -> None:
         OptionError, match=f"{estimator!r} estimates Shapley values only, not {name}"
     ) as error:
         create(estimator, budget=None, seed=0, semivalue=semivalue_named(name)).estimate(game)
-    assert error.value.hint == "use --estimator gaussian-process, permutation or exact"
+    assert error.value.hint == "use --estimator gaussian-process, which takes any semivalue"
     assert game.evaluations == 0
 
 
