@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from graphprune.data import Batch, CalibrationBatches
 from graphprune.errors import DataError, ModelError, OptionError
 from graphprune.game.folding import fold_batch_norms
+from graphprune.game.formats import channels_last, lay_out
 from graphprune.game.masking import gated_module, lay_gates, unit_gates
 from graphprune.game.splitting import split_at_gates
 from graphprune.game.value import (
@@ -92,8 +93,8 @@ class Evaluator:
         self._per_pass = passes_of(graph, running)
         with _outside_inference():
             self.data = data.rebatched(self._per_pass).to(device=self._device)
-            gated = _without_gradients(gated_module(graph, units))
-            self._gated = fold_batch_norms(gated).to(self._device)
+            gated = fold_batch_norms(_without_gradients(gated_module(graph, units)))
+            self._gated = lay_out(gated.to(self._device), graph.unknown_ops)
         self._split = split_at_gates(self._gated, graph)
         self._dtype = _gate_dtype(self._gated)
         self._borders = _Borders(running.max_memory // 2)
@@ -289,7 +290,7 @@ class Evaluator:
         return unit_gates(coalitions, self._dtype).to(self._device)
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        return tuple(filled_up(self.graph, x) for x in batch.inputs)
+        return tuple(channels_last(filled_up(self.graph, x)) for x in batch.inputs)
 
 
 @dataclass(frozen=True)
