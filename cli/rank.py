@@ -161,7 +161,8 @@ def _show(ranking: Ranking, out: Path, *, as_json: bool) -> None:
     columns = ["group", "units", "lowest", "median", "highest", "stderr"]
     if any(map(_stability, ranking.groups)):
         columns.append("stability")
-    console.print_table(title, columns, rows)
+    console.print_listing(title, columns, rows)
+    console.say()
     console.say(
         f"{console.thousands(len(ranking.scores))} units, "
         f"{ranking.evaluations} coalitions on {ranking.n_images} images"
