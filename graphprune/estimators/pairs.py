@@ -98,7 +98,7 @@ def pair_design(
     return PairDesign(n_players, blocks, seed)
 
 
-_LONGEST_PER_PLAYER = 200
+_LONGEST_PER_PLAYER = 50
 
 
 def _pairs(n_players: int, generator: np.random.Generator) -> Iterator[Bools]:
