@@ -112,11 +112,11 @@ class Ranks:
 
         device = "cpu" if self.gpus is None else "cuda"
         sent = padded.reshape(-1).view(torch.uint8).to(device)
-        received = sent.new_empty(self.size * sent.numel())
+        received = [torch.empty_like(sent) for _ in range(self.size)]
         if sent.numel():
             with _reaching():
-                dist.all_gather_into_tensor(received, sent, group=self.gpus)
-        parts = received.cpu().view(padded.dtype).reshape(self.size, *padded.shape)
+                dist.all_gather(received, sent, group=self.gpus)
+        parts = [part.cpu().view(padded.dtype).reshape(padded.shape) for part in received]
         counts = [len(self.share(total, rank)) for rank in range(self.size)]
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
