@@ -97,7 +97,7 @@ def test_standard_errors_are_those_of_repeated_estimates(name: str) -> None:
 def test_other_semivalues_have_no_unions(name: str) -> None:
     game = united(cubic(7, 1))
     estimator = create(name, budget=None, seed=0, semivalue=semivalue_named("banzhaf"))
-    with pytest.raises(OptionError, match="Shapley values only, not banzhaf"):
+    with pytest.raises(OptionError, match=r"Shapley \(Owen\) values only, no banzhaf"):
         estimator.estimate(game)
     assert game.evaluations == 0
 

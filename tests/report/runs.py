@@ -110,6 +110,7 @@ def ranking(
         estimator="gradients",
         value="kl",
         aggregate="magnitude",
+        semivalue="shapley",
         evaluations=17,
         n_images=256,
         seed=7,
@@ -117,15 +118,21 @@ def ranking(
         model=model_record(),
         data=None,
         protected=protected,
+        notes=(),
         groups=(
             RankedGroup(
-                name=first, units=4, scores=(0.4, 0.3, 0.1, 0.2), stderr=(0.01, 0.01, 0.01, 0.01)
+                name=first,
+                units=4,
+                scores=(0.4, 0.3, 0.1, 0.2),
+                stderr=(0.01, 0.01, 0.01, 0.01),
+                effort=None,
             ),
             RankedGroup(
                 name=second,
                 units=9,
                 scores=(0.0, 1e-6, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1e-5),
                 stderr=(0.0,) * 9,
+                effort=None,
             ),
         ),
     )
