@@ -373,7 +373,8 @@ def _check_alike(subject: Subject, options: RankOptions, common: Common) -> None
         OptionError: They do not.
     """
     data = "" if subject.data is None else subject.data.sha256
-    told = (options, common.seed, common.unpin_outputs, common.dry_run, common.precision)
+    running = (common.max_memory, common.precision)
+    told = (options, common.seed, common.unpin_outputs, common.dry_run, running)
     common.ranks.check_same("the model", subject.model.sha256)
     common.ranks.check_same("the calibration data", data)
     common.ranks.check_same("the options", repr(told))

@@ -205,6 +205,7 @@ class _Run:
         self._kept: list[Bools] = []
         self._slopes: Floats | None = None
         self._seconds = 0.0
+        self._stabilities: dict[int, float] = {}
 
     def play(self, progress: Progress) -> str:
         """Gather evidence; return what ended it."""
@@ -256,6 +257,11 @@ class _Run:
         return min(map(self._stability_of, amounts))
 
     def _stability_of(self, n_blocks: int) -> float:
+        if n_blocks not in self._stabilities:
+            self._stabilities[n_blocks] = self._found_stability(n_blocks)
+        return self._stabilities[n_blocks]
+
+    def _found_stability(self, n_blocks: int) -> float:
         evidence, how = self.evidence(), self._stopping.aggregate
         halves = evidence.only(evidence.blocks < n_blocks).halves()
         one, other = (aggregate(self._estimator.per_image(half), how)[0] for half in halves)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -27,10 +27,8 @@ def lay_out(module: fx.GraphModule, unknown: Container[str]) -> fx.GraphModule:
     Returns:
         The same module.
     """
-    for name, parameter in list(module.named_parameters()):
-        owner, _, attribute = name.rpartition(".")
-        laid = nn.Parameter(channels_last(parameter.detach()), requires_grad=False)
-        setattr(module.get_submodule(owner), attribute, laid)
+    for parameter in module.parameters():
+        parameter.data = channels_last(parameter.data)
     for node in module.graph.nodes:
         if node.op == "call_function" and str(node.target) in unknown:
             _give_contiguous(module.graph, node)
