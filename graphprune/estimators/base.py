@@ -12,7 +12,7 @@ import numpy.typing as npt
 from graphprune.checkpoint import NO_STATE, State
 from graphprune.errors import OptionError
 from graphprune.estimators.semivalues import SHAPLEY, Semivalue
-from graphprune.estimators.stopping import NEVER, Stopping
+from graphprune.estimators.stopping import NEVER, Stopping, stability_of
 from graphprune.game.games import Game
 from graphprune.progress import Progress, silent
 
@@ -116,6 +116,17 @@ def aggregate(per_image: Floats, how: str) -> tuple[Floats, Floats]:
     # Var(mean + 2 s) = (1 + 2) s^2 / n for a Gaussian, since Var(s) is s^2 / 2n.
     factor = np.sqrt(3.0) if how == "mean+2std" else 1.0
     return scores, factor * spread / np.sqrt(n_images)
+
+
+def stability_of_halves(one: Floats, other: Floats, how: str) -> float:
+    """Return how stable scores are, from the per-image values that each half of the evidence gives.
+
+    Args:
+        one: (n_images, n_players) of one half.
+        other: The other half's.
+        how: How per-image values become scores, see :data:`AGGREGATES`.
+    """
+    return stability_of(aggregate(one, how)[0], aggregate(other, how)[0])
 
 
 # ---- registry -----------------------------------------------------------------------------------

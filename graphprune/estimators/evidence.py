@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 
 from graphprune.checkpoint import NO_STATE, State
-from graphprune.estimators.base import ShapleyEstimate, aggregate
+from graphprune.estimators.base import ShapleyEstimate, stability_of_halves
 from graphprune.estimators.semivalues import SHAPLEY, Semivalue
-from graphprune.estimators.stopping import GROWTH, NEVER, Stopping, looks, stability_of
+from graphprune.estimators.stopping import GROWTH, NEVER, Stopping, looks
 from graphprune.game.games import Game
 from graphprune.progress import Progress, silent
 
@@ -264,8 +264,8 @@ class _Run:
     def _found_stability(self, n_blocks: int) -> float:
         evidence, how = self.evidence(), self._stopping.aggregate
         halves = evidence.only(evidence.blocks < n_blocks).halves()
-        one, other = (aggregate(self._estimator.per_image(half), how)[0] for half in halves)
-        return stability_of(one, other)
+        one, other = map(self._estimator.per_image, halves)
+        return stability_of_halves(one, other, how)
 
     def _is_stable(self) -> bool:
         if self._stopping.stability is None or len(self._kept) < 2:

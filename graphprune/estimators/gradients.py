@@ -28,13 +28,13 @@ from graphprune.errors import BudgetError, DataError
 from graphprune.estimators.base import (
     Floats,
     ShapleyEstimate,
-    aggregate,
     register,
     require_no_unions,
     require_shapley,
+    stability_of_halves,
 )
 from graphprune.estimators.semivalues import SHAPLEY, Semivalue
-from graphprune.estimators.stopping import NEVER, Stopping, stability_of
+from graphprune.estimators.stopping import NEVER, Stopping
 from graphprune.game.games import NetworkGame
 from graphprune.groups import UnitIds
 from graphprune.progress import Progress, silent
@@ -252,8 +252,8 @@ class _Run:
     def _now(self) -> float:
         """Return the stability of the scores, from the even and the odd rounds."""
         how = self._stopping.aggregate
-        one, other = (aggregate(half.per_image(), how)[0] for half in self.halves)
-        return stability_of(one, other)
+        one, other = (half.per_image() for half in self.halves)
+        return stability_of_halves(one, other, how)
 
     def _begins(self, step: _Step) -> bool:
         """Whether a step is the first of its round."""

@@ -15,12 +15,12 @@ from graphprune.errors import BudgetError
 from graphprune.estimators.base import (
     Floats,
     ShapleyEstimate,
-    aggregate,
     register,
     require_no_unions,
+    stability_of_halves,
 )
 from graphprune.estimators.semivalues import SHAPLEY, Semivalue
-from graphprune.estimators.stopping import NEVER, Stopping, looks, stability_of
+from graphprune.estimators.stopping import NEVER, Stopping, looks
 from graphprune.game.games import SlopedGame
 from graphprune.progress import Progress, silent
 
@@ -152,11 +152,8 @@ class _Run:
 
     def _now(self) -> float:
         counts = (len(self.means) + 1) // 2, len(self.means) // 2
-        one, other = (
-            aggregate(half / count, self._stopping.aggregate)[0]
-            for half, count in zip(self.sums, counts, strict=True)
-        )
-        return stability_of(one, other)
+        one, other = (half / count for half, count in zip(self.sums, counts, strict=True))
+        return stability_of_halves(one, other, self._stopping.aggregate)
 
     def _arrays(self) -> Arrays:
         return {
