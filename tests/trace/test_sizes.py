@@ -33,3 +33,13 @@ class Picked(nn.Module):
 def test_what_a_mask_picks_is_refused(pick: Callable[[Tensor], Tensor], op: str) -> None:
     with pytest.raises(TraceError, match=rf"{op} makes a tensor .* \(.*test_sizes\.py:\d+\)"):
         trace(Picked(pick), (torch.randn(2, 3, 4),))
+
+
+def test_networks_whose_outputs_are_not_finite_are_traced():
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.weight[0] = torch.inf
+    program = trace_program(model, (torch.zeros(2, 3),))
+    torch.testing.assert_close(
+        program.module(torch.zeros(2, 3)), model(torch.zeros(2, 3)), equal_nan=True
+    )
