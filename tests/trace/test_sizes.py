@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import TraceError
 from graphprune.graph import trace
+from graphprune.tracing import trace_program
 
 
 class Picked(nn.Module):
