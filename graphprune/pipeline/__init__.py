@@ -1,0 +1,38 @@
+"""The pipeline as commands run it: each stage from and to the files of a run folder.
+
+One stage a file: what commands are told (``options``), the network and its data (``subject``), then
+``inspection``, ``ranking``, ``planning``, ``pruning`` and ``validation``.
+"""
+
+from graphprune.pipeline.inspection import Inspection, inspect
+from graphprune.pipeline.options import DEVICES, Common, PruneOptions, RankOptions, chosen_device
+from graphprune.pipeline.planning import Selected, plan_run
+from graphprune.pipeline.pruning import Pruned, accuracy, carry_out, prune
+from graphprune.pipeline.ranking import Ranked, left_alone, rank, rank_subject
+from graphprune.pipeline.subject import Subject, prepare
+from graphprune.pipeline.validation import validate_files, validate_run, validation_record
+
+__all__ = [
+    "DEVICES",
+    "Common",
+    "Inspection",
+    "PruneOptions",
+    "Pruned",
+    "RankOptions",
+    "Ranked",
+    "Selected",
+    "Subject",
+    "accuracy",
+    "carry_out",
+    "chosen_device",
+    "inspect",
+    "left_alone",
+    "plan_run",
+    "prepare",
+    "prune",
+    "rank",
+    "rank_subject",
+    "validate_files",
+    "validate_run",
+    "validation_record",
+]

@@ -1,0 +1,106 @@
+"""Rank: from a network to ``ranking.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from graphprune import criteria
+from graphprune.artifacts import RunFolder, ranking_file, write
+from graphprune.checkpoint import StateStore
+from graphprune.data import DataSource
+from graphprune.game.evaluation import Running
+from graphprune.load import ModelSource
+from graphprune.pipeline.options import Common, RankOptions, chosen_device
+from graphprune.pipeline.subject import Subject, prepare
+from graphprune.pipeline.timing import timed
+from graphprune.ranking import Ranking
+from graphprune.steering import protected_groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """A ranking and the network that was ranked."""
+
+    subject: Subject
+    ranking: Ranking
+
+
+def rank(
+    model: ModelSource, data: DataSource | None, options: RankOptions, common: Common
+) -> Ranked:
+    """Rank a network and write ``ranking.json``.
+
+    Raises:
+        GraphpruneError: See :func:`prepare` and :func:`graphprune.criteria.rank`.
+    """
+    return rank_subject(prepare(model, data, common), options, common)
+
+
+def left_alone(subject: Subject, options: RankOptions) -> tuple[str, ...]:
+    """Return the groups that ``--only`` and ``--skip`` leave alone.
+
+    Raises:
+        OptionError: A pattern matches nothing.
+    """
+    return protected_groups(subject.graph, options.only, options.skip)
+
+
+def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Ranked:
+    """Rank a prepared network and write ``ranking.json``.
+
+    Ranks share the work; the leading one writes.
+    """
+    folder, ranks = RunFolder(common.out), common.ranks
+    _check_alike(subject, options, common)
+    store = None
+    if not common.dry_run:
+        model_hash = subject.model.sha256
+        store = StateStore(path=folder.state, model=model_hash, resume=options.resume, ranks=ranks)
+    with timed(subject.timings, "rank"):
+        ranking = criteria.rank(
+            subject.graph,
+            subject.data,
+            criterion=options.criterion,
+            game=options.game,
+            estimator=options.estimator,
+            value=options.value,
+            aggregate=options.aggregate,
+            semivalue=options.semivalue,
+            budget=options.budget,
+            seconds=options.seconds,
+            until_stable=options.until_stable,
+            only=options.only,
+            skip=options.skip,
+            seed=common.seed,
+            running=Running(
+                device=chosen_device(common.device),
+                max_memory=common.max_memory,
+                precision=common.precision,
+            ),
+            store=store,
+            progress=common.progress,
+            ranks=ranks,
+        )
+    if store is not None and ranks.leads:
+        write(folder.ranking, ranking_file(ranking, subject.model, subject.source))
+        store.clear()
+    return Ranked(subject=subject, ranking=ranking)
+
+
+def _check_alike(subject: Subject, options: RankOptions, common: Common) -> None:
+    """Check that all ranks rank the same.
+
+    Raises:
+        OptionError: They do not.
+    """
+    data = "" if subject.data is None else subject.data.sha256
+    running = (common.max_memory, common.precision)
+    told = (options, common.seed, common.unpin_outputs, common.dry_run, running)
+    common.ranks.check_same("the model", subject.model.sha256)
+    common.ranks.check_same("the calibration data", data)
+    common.ranks.check_same("the options", repr(told))
+    common.ranks.check_same("the device", chosen_device(common.device))
+    common.ranks.check_same("the version of torch", torch.__version__)
+    common.ranks.check_same("the number of threads", str(torch.get_num_threads()))
