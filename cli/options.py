@@ -39,6 +39,18 @@ InputShape = Annotated[
         help="Shape of an input without the batch; repeat it for several inputs.",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", min=1, help="onnxruntime's threads; by default one per core."
+    ),
+]
+Batch = Annotated[
+    int | None, typer.Option("--batch", metavar="N", min=1, help="Samples that are timed at once.")
+]
+Provider = Annotated[
+    str, typer.Option("--provider", help="onnxruntime's execution provider: auto, cpu or cuda.")
+]
 Weights = Annotated[
     str | None,
     typer.Option("--weights", metavar="FILE", help="State dict or safetensors for the model."),
@@ -165,8 +177,12 @@ def model_source(spec: str, weights: str | None, input_shape: list[str] | None) 
     """Return what MODEL, ``--weights`` and ``--input-shape`` say."""
     from graphprune.load import ModelSource
 
-    shapes = tuple(_integers(text, "--input-shape", "3,224,224") for text in input_shape or ())
-    return ModelSource(spec=spec, weights=weights, input_shapes=shapes)
+    return ModelSource(spec=spec, weights=weights, input_shapes=input_shapes(input_shape))
+
+
+def input_shapes(given: list[str] | None) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes that ``--input-shape`` says."""
+    return tuple(_integers(text, "--input-shape", "3,224,224") for text in given or ())
 
 
 def unpinned(wanted: bool) -> tuple[str, ...]:

@@ -21,16 +21,13 @@ Paths = Annotated[
         show_default=False,
     ),
 ]
-Provider = Annotated[
-    str, typer.Option("--provider", help="onnxruntime's execution provider: auto, cpu or cuda.")
-]
 
 
 @console.reported
 def command(
     paths: Paths = None,
     data: options.Data = None,
-    provider: Provider = "auto",
+    provider: options.Provider = "auto",
     mean: options.Mean = None,
     std: options.Std = None,
     resize: options.Resize = None,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graphprune.couplings import coupling_graph
     from graphprune.data import CalibrationBatches, DataSource, load_data
     from graphprune.groups import PruningGroup, Unit
+    from graphprune.latency import Bench, BenchOptions, bench
     from graphprune.load import LoadedModel, ModelSource, load_model
     from graphprune.ranking import Ranking
     from graphprune.selection import PruningPlan
@@ -31,6 +32,8 @@ __version__ = "0.1.0"
 
 # Importing torch takes a second, so names are looked up when they are first used.
 _HOMES = {
+    "Bench": "graphprune.latency",
+    "BenchOptions": "graphprune.latency",
     "CalibrationBatches": "graphprune.data",
     "DataSource": "graphprune.data",
     "LoadedModel": "graphprune.load",
@@ -40,6 +43,7 @@ _HOMES = {
     "Ranking": "graphprune.ranking",
     "Unit": "graphprune.groups",
     "ValidationReport": "graphprune.verify",
+    "bench": "graphprune.latency",
     "coupling_graph": "graphprune.couplings",
     "export_onnx": "graphprune.api",
     "load_data": "graphprune.data",
@@ -54,6 +58,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "Bench",
+    "BenchOptions",
     "CalibrationBatches",
     "DataSource",
     "LoadedModel",
@@ -63,6 +69,7 @@ __all__ = [
     "Ranking",
     "Unit",
     "ValidationReport",
+    "bench",
     "coupling_graph",
     "export_onnx",
     "load_data",

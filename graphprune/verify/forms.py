@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from graphprune.errors import ModelError
 from graphprune.game.value import class_logits
+from graphprune.runtime import Session
 from graphprune.verify.cases import Case, tensors_of
 from graphprune.verify.comparison import EXACT, Limit, Pair, compare
 from graphprune.verify.precision import as_double, doubled_inputs
 from graphprune.verify.report import Check
-from graphprune.verify.runtime import Session
 
 Form = Callable[[Case], Sequence[Tensor]]
 """A form of a network: inputs -> flat outputs."""

@@ -9,6 +9,7 @@ import onnx
 from torch import nn
 
 from graphprune.data import CalibrationBatches
+from graphprune.runtime import Session, open_session
 from graphprune.verify.cases import Cases, Settings, cases_for
 from graphprune.verify.comparison import SAME, Limit, limit_for
 from graphprune.verify.forms import (
@@ -22,7 +23,6 @@ from graphprune.verify.forms import (
     torch_form,
 )
 from graphprune.verify.report import Check, ValidationReport
-from graphprune.verify.runtime import Session, open_session
 from graphprune.verify.structure import (
     check_batch,
     check_file,

@@ -41,6 +41,11 @@ class Session:
         return _CUDA in self.session.get_providers()
 
     @property
+    def provider(self) -> str:
+        """The provider that it really runs on: ``cpu`` or ``cuda``."""
+        return "cuda" if self.uses_cuda else "cpu"
+
+    @property
     def output_names(self) -> list[str]:
         """Names of the outputs, in order."""
         return [output.name for output in self.session.get_outputs()]
@@ -61,12 +66,14 @@ class Session:
         return [torch.from_numpy(np.asarray(value)) for value in made]
 
 
-def open_session(path: Path, provider: str) -> Session:
+def open_session(path: Path, provider: str, *, threads: int | None = None) -> Session:
     """Open an ONNX file.
 
     Args:
         path: The file.
         provider: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is a GPU.
+        threads: Threads that one operator may use; None leaves it to onnxruntime. When a run has
+            ended they sleep at once, so that sessions that run in turn do not disturb each other.
 
     Raises:
         OptionError: There is no such provider.
@@ -77,7 +84,7 @@ def open_session(path: Path, provider: str) -> Session:
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}", hint="export the network first")
     try:
-        return Session(_session(path, _wanted(provider)), provider)
+        return Session(_session(path, _wanted(provider), _options(threads)), provider)
     except Exception as error:  # onnxruntime's errors have no common base
         text = " ".join(str(error).split())
         lacks = "NOT_IMPLEMENTED" in text or "bfloat16" in text
@@ -98,9 +105,16 @@ def _wanted(provider: str) -> list[Any]:
     return [(_CUDA, {"use_tf32": "0"}), _CPU]
 
 
-def _session(path: Path, providers: list[Any]) -> Any:
+def _options(threads: int | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERROR
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _session(path: Path, providers: list[Any], options: Any) -> Any:
     # Loading CUDA's libraries fails loudly where there are none; the caller looks at the outcome.
     onnxruntime.set_default_logger_severity(_FATAL)
     try:
