@@ -21,7 +21,12 @@ Ratio = Annotated[
 ]
 Of = Annotated[str, typer.Option("--of", help="What the ratio is of: units, params or macs.")]
 Scope = Annotated[
-    str, typer.Option("--scope", help="group: the same fraction of each; global: one ranking.")
+    str,
+    typer.Option(
+        "--scope",
+        help="group: the same fraction of each; global: one ranking by score per cost; "
+        "auto: group for units, else global.",
+    ),
 ]
 MinUnits = Annotated[
     int, typer.Option("--min-units", metavar="N", help="Units that every group keeps.")
@@ -45,7 +50,7 @@ def command(
     model: options.OptionalModel = None,
     data: options.Data = None,
     of: Of = "units",
-    scope: Scope = "group",
+    scope: Scope = "auto",
     min_units: MinUnits = 1,
     round_to: RoundTo = 1,
     ranking: RankingPath = None,

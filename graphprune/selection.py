@@ -18,6 +18,16 @@ from graphprune.ranking import Ranking, Scores
 
 COSTS = ("units", "params", "macs")
 SCOPES = ("group", "global")
+AUTO = "auto"
+"""The scope that :func:`chosen_scope` chooses."""
+
+SHARE_KEPT_LONGEST = 0.2
+"""Share of every group that goes last where all units compete.
+
+One score per unit does not know that the last channels of a layer carry all that passes through it.
+Without a floor a global ranking at 70 % of the multiply-accumulates leaves layers of one channel.
+It yields where the budget cannot be reached otherwise.
+"""
 
 Units = npt.NDArray[np.int64]
 """Numbers of units, counted over the whole network."""
@@ -95,7 +105,7 @@ def select(
     *,
     ratio: float,
     of: str = "units",
-    scope: str = "group",
+    scope: str | None = None,
     min_units: int = 1,
     round_to: int = 1,
 ) -> PruningPlan:
@@ -104,14 +114,16 @@ def select(
     With ``scope="group"`` the same fraction of every group goes, lowest scores first: of units, to
     the nearest whole number in every group; of parameters or multiply-accumulates, or where widths
     are rounded, the smallest fraction that reaches the budget. With ``scope="global"`` all units
-    compete by score per cost until the budget is reached. No axis of any tensor is emptied. A
-    larger ratio removes what a smaller one does, and more.
+    compete by score per cost until the budget is reached; a fifth of every group goes last, so that
+    no layer collapses while others can give. No axis of any tensor is emptied. A larger ratio
+    removes what a smaller one does, and more.
 
     Args:
         ranking: Scores, higher = keep.
         ratio: Fraction of the cost to remove, in [0, 1).
         of: ``units``, ``params`` or ``macs``.
-        scope: ``group`` or ``global``.
+        scope: ``group`` or ``global``; None or ``auto`` is ``group`` for a ratio of units and
+            ``global`` for one of any other cost.
         min_units: Units that every group keeps at least.
         round_to: Keep a multiple of this many units of every group that loses any; groups of fewer
             units lose none.
@@ -120,6 +132,7 @@ def select(
         OptionError: An option is not one of those allowed.
         BudgetError: So much cannot be removed; the message says how much can.
     """
+    scope = chosen_scope(scope, of)
     check_options(ratio, of, scope, min_units, round_to)
     chooser = _Chooser(ranking, of, min_units, round_to)
     kept = chooser.by_group(ratio) if scope == "group" else chooser.globally(ratio)
@@ -159,7 +172,18 @@ def _removed_fraction(before: Cost, after: Cost, of: str) -> float:
     return 1.0 - after.of(of) / whole if whole else 0.0
 
 
-def check_options(ratio: float, of: str, scope: str, min_units: int, round_to: int) -> None:
+def chosen_scope(scope: str | None, of: str) -> str:
+    """Return the scope that ``auto`` (or None) stands for; any other as it is.
+
+    The same fraction of every group says what a user who counts units expects; a budget of a cost
+    is met best by whichever units are worth least for it.
+    """
+    if scope not in (None, AUTO):
+        return scope
+    return "group" if of == "units" else "global"
+
+
+def check_options(ratio: float, of: str, scope: str | None, min_units: int, round_to: int) -> None:
     """Refuse options of :func:`select` that no ranking could satisfy.
 
     Raises:
@@ -170,7 +194,8 @@ def check_options(ratio: float, of: str, scope: str, min_units: int, round_to: i
             f"a ratio of {ratio:g} is outside [0, 1)",
             hint="the ratio is the fraction to remove, e.g. 0.3",
         )
-    for name, given, allowed in (("of", of, COSTS), ("scope", scope, SCOPES)):
+    scopes = (AUTO, *SCOPES)
+    for name, given, allowed in (("of", of, COSTS), ("scope", scope or AUTO, scopes)):
         if given not in allowed:
             raise OptionError(f"{name} {given!r} is none of {', '.join(allowed)}")
     for name, count in (("min_units", min_units), ("round_to", round_to)):
@@ -214,7 +239,9 @@ class _Chooser:
 
     def globally(self, ratio: float) -> Kept:
         """Remove the units that are worth least for what they cost."""
-        sequence = self._removable(np.argsort(self._value_per_cost(), kind="stable"))
+        order = np.argsort(self._value_per_cost(), kind="stable")
+        first = self._removable(order, SHARE_KEPT_LONGEST)
+        sequence = self._removable(np.concatenate([first, order[~np.isin(order, first)]]))
         return self._smallest(ratio, sequence.size, lambda k: self._without(sequence[:k]))
 
     def _fractions(self) -> Scores:
@@ -232,12 +259,12 @@ class _Chooser:
         per_cost: Scores = np.where(self._scores > 0, self._scores / cost, self._scores * cost)
         return per_cost
 
-    def _removable(self, order: Units) -> Units:
+    def _removable(self, order: Units, share: float = 0.0) -> Units:
         """Drop the units from an order of removal that must stay when those before them are gone.
 
-        Every group keeps its floor, every axis one entry.
+        Every group keeps its floor and this share of its units, every axis one entry.
         """
-        limits = [(np.arange(g.first, g.first + g.n_units), self._floor(g)) for g in self._groups]
+        limits = [(np.arange(*_ends(g)), self._floor(g, share)) for g in self._groups]
         limits += [(needed, 1) for needed in self._graph.needed]
         left = np.array([units.size - floor for units, floor in limits])
         sets_of: list[list[int]] = [[] for _ in range(order.size)]
@@ -255,11 +282,11 @@ class _Chooser:
     def _groups(self) -> tuple[PruningGroup, ...]:
         return self._graph.groups
 
-    def _floor(self, group: PruningGroup) -> int:
+    def _floor(self, group: PruningGroup, share: float) -> int:
         """How many units of a group must stay."""
         if group.name in self._protected:
             return group.n_units
-        return min(self._min_units, group.n_units)
+        return min(max(self._min_units, math.ceil(share * group.n_units)), group.n_units)
 
     def _without(self, gone: Units | list[int]) -> Kept:
         """Remove units in this order, as far as widths stay multiples."""
@@ -310,6 +337,10 @@ class _Chooser:
             else:
                 low = middle + 1
         return choose(low)
+
+
+def _ends(group: PruningGroup) -> tuple[int, int]:
+    return group.first, group.first + group.n_units
 
 
 def _floored(fraction: float) -> str:

@@ -71,7 +71,7 @@ class PruneOptions:
     Args:
         ratio: Fraction to remove.
         of: ``units``, ``params`` or ``macs``.
-        scope: ``group`` or ``global``.
+        scope: ``group``, ``global`` or ``auto``.
         min_units: Units that every group keeps at least.
         round_to: Keep multiples of this many units.
         repair: ``auto`` (BatchNorm statistics where there is data) or a method's name.
@@ -80,7 +80,7 @@ class PruneOptions:
 
     ratio: float
     of: str = "units"
-    scope: str = "group"
+    scope: str = "auto"
     min_units: int = 1
     round_to: int = 1
     repair: str = "auto"

@@ -144,9 +144,33 @@ def test_lowest_scores_go_first() -> None:
     scores = np.array([5.0, 1, 4, 2, 8, 7, 6, 3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     plan = select(ranking_of("Residual", scores), ratio=0.5)
     assert [group.removed_units for group in plan.groups] == [(1, 2, 3, 7), (0, 1, 2)]
-    # The second group's scores are all lower: where all units compete, it loses all but one.
+    # The second group's scores are all lower: where all units compete, it loses all but a fifth.
     plan = select(ranking_of("Residual", scores), ratio=0.5, of="units", scope="global")
-    assert [group.removed_units for group in plan.groups] == [(1, 3), (0, 1, 2, 3, 4)]
+    assert [group.removed_units for group in plan.groups] == [(1, 3, 7), (0, 1, 2, 3)]
+
+
+def test_a_share_of_every_group_goes_last_where_all_compete() -> None:
+    """The floor yields where the budget needs it: what is reachable does not depend on it."""
+    scores = np.concatenate([np.arange(8.0) + 10, np.arange(6.0)])
+    ranking = ranking_of("Residual", scores)
+    most = reachable(ranking, scope="global")
+    widths = [
+        [g.units - len(g.removed_units) for g in select(ranking, ratio=r, scope="global").groups]
+        for r in (4 / 14, 5 / 14, 10 / 14, most)
+    ]
+    # Two of six and two of eight stay until nothing else is left to give.
+    assert widths == [[8, 2], [7, 2], [2, 2], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("of", "chosen"), [("units", "group"), ("params", "global"), ("macs", "global")]
+)
+def test_the_scope_follows_from_the_cost(of: str, chosen: str) -> None:
+    ranking = ranking_of("Residual")
+    explicit = select(ranking, ratio=0.3, of=of, scope=chosen)
+    assert explicit.scope == chosen
+    assert select(ranking, ratio=0.3, of=of) == explicit
+    assert select(ranking, ratio=0.3, of=of, scope="auto") == explicit
 
 
 def test_equal_scores_go_in_order() -> None:
@@ -291,7 +315,7 @@ def test_a_ranking_of_another_network_is_refused() -> None:
         ({"ratio": float("nan")}, "a ratio of nan is outside"),
         ({"ratio": 30}, r"the ratio is the fraction to remove, e\.g\. 0\.3"),
         ({"ratio": 0.3, "of": "flops"}, "of 'flops' is none of units, params, macs"),
-        ({"ratio": 0.3, "scope": "layer"}, "scope 'layer' is none of group, global"),
+        ({"ratio": 0.3, "scope": "layer"}, "scope 'layer' is none of auto, group, global"),
         ({"ratio": 0.3, "min_units": 0}, "min_units 0 is less than 1"),
         ({"ratio": 0.3, "round_to": 0}, "round_to 0 is less than 1"),
     ],
