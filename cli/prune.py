@@ -13,6 +13,7 @@ from graphprune_cli.rank import data_notes
 from graphprune_cli.validate import check_rows
 
 if TYPE_CHECKING:
+    from graphprune.artifacts import FaithfulnessRecord
     from graphprune.pipeline import Pruned
     from graphprune.selection import PruningPlan
 
@@ -188,6 +189,18 @@ def _asked(plan: PruningPlan) -> str:
     )
 
 
+def _say_faithful(found: FaithfulnessRecord) -> None:
+    """Say how near the network is to the unpruned one, as cut and as repaired."""
+    records = [("as cut", found.cut)]
+    if found.repaired != found.cut:
+        records.append(("repaired", found.repaired))
+    for name, record in records:
+        kl = "infinite" if record.kl is None else f"{record.kl:.3f} nats"
+        same = record.agreement
+        agree = "" if same is None else f", {console.percent(same)} of predictions the same"
+        console.say(f"{name}: divergence {kl}{agree} ({found.n_images:,} images)")
+
+
 def _show(pruned: Pruned, *, as_json: bool) -> None:
     from graphprune.artifacts import as_json as plain
 
@@ -206,6 +219,8 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
         )
     console.print_table("pruned", ["", "before", "after", "removed"], rows)
     console.say(f"{_asked(plan)}; repair: {manifest.repair.method}")
+    if manifest.fidelity is not None:
+        _say_faithful(manifest.fidelity)
     console.print_table(
         "validation", ["check", "", "error"], check_rows(pruned.report), numbers=False
     )

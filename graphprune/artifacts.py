@@ -177,7 +177,26 @@ def _finite_or_none(value: object) -> object:
 
 
 Error = Annotated[float | None, BeforeValidator(_finite_or_none)]
-"""An error that a check measured; None where it measured none, or no finite one."""
+"""What was measured; None where nothing was, or nothing finite."""
+
+
+class FidelityRecord(_Record):
+    """How near predictions are to the unpruned network's, see :class:`graphprune.fidelity.Judge`.
+
+    ``kl`` and ``kl_stderr`` are None where predictions are not finite.
+    """
+
+    kl: Error
+    kl_stderr: Error
+    agreement: float | None
+
+
+class FaithfulnessRecord(_Record):
+    """How faithful a network is as it was cut, and as it was repaired, on calibration images."""
+
+    n_images: int
+    cut: FidelityRecord
+    repaired: FidelityRecord
 
 
 class CheckRecord(_Record):
@@ -221,6 +240,7 @@ class ManifestFile(_Record):
     accuracy: AccuracyRecord | None
     validation: ValidationRecord
     notes: tuple[str, ...]
+    fidelity: FaithfulnessRecord | None = None
 
 
 _File = TypeVar("_File", RankingFile, PlanFile, ManifestFile)

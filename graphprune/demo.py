@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from graphprune.data import DataSource, as_batches
 from graphprune.errors import OptionError
-from graphprune.export import export_onnx
+from graphprune.export import export_onnx, load_program
+from graphprune.fidelity import Fidelity, Judge
 from graphprune.files import replacing
 from graphprune.load import ModelSource
-from graphprune.pipeline import Common, Pruned, PruneOptions, RankOptions, accuracy, prune
+from graphprune.pipeline import Common, Pruned, PruneOptions, RankOptions, prune
 from graphprune.progress import Progress, silent
 from graphprune.surgery import cut
 
@@ -132,16 +133,17 @@ def run(
         ModelSource(spec="graphprune.demo:DigitsNetwork", weights=str(weights)),
         DataSource(spec=str(images)),
         RankOptions(),
-        PruneOptions(ratio=RATIO, of="macs", scope="global"),
+        PruneOptions(ratio=RATIO, of="macs"),
         Common(out=out, seed=seed, argv=argv, progress=progress),
     )
     graph = pruned.subject.graph
     export_onnx(cut(graph, graph.all_kept()), out / "original.onnx")
-    unseen = as_batches(test)
+    judge = Judge(graph, as_batches(test))
+    after = judge.judge(load_program(pruned.folder.program), pruned.plan.kept(graph))
     return DemoResult(
         pruned=pruned,
-        test_before=accuracy(network, unseen),
-        test_after=accuracy(_artifact(pruned), unseen),
+        test_before=_accuracy(judge.unpruned()),
+        test_after=_accuracy(after),
         bytes_before=(out / "original.onnx").stat().st_size,
         bytes_after=pruned.folder.onnx.stat().st_size,
     )
@@ -171,10 +173,9 @@ def train_network(
     return network.eval()
 
 
-def _artifact(pruned: Pruned) -> nn.Module:
-    from graphprune.export import load_program
-
-    return load_program(pruned.folder.program)
+def _accuracy(found: Fidelity) -> float:
+    assert found.accuracy is not None  # the digits have labels
+    return found.accuracy
 
 
 def _digits(

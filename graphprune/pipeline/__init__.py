@@ -1,13 +1,13 @@
 """The pipeline as commands run it: each stage from and to the files of a run folder.
 
 One stage a file: what commands are told (``options``), the network and its data (``subject``), then
-``inspection``, ``ranking``, ``planning``, ``pruning`` and ``validation``.
+``inspection``, ``ranking``, ``planning``, ``pruning``, ``judging`` and ``validation``.
 """
 
 from graphprune.pipeline.inspection import Inspection, inspect
 from graphprune.pipeline.options import DEVICES, Common, PruneOptions, RankOptions, chosen_device
 from graphprune.pipeline.planning import Selected, plan_run
-from graphprune.pipeline.pruning import Pruned, accuracy, carry_out, prune
+from graphprune.pipeline.pruning import Pruned, carry_out, prune
 from graphprune.pipeline.ranking import Ranked, left_alone, rank, rank_subject
 from graphprune.pipeline.subject import Subject, prepare
 from graphprune.pipeline.validation import validate_files, validate_run, validation_record
@@ -22,7 +22,6 @@ __all__ = [
     "Ranked",
     "Selected",
     "Subject",
-    "accuracy",
     "carry_out",
     "chosen_device",
     "inspect",

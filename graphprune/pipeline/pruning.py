@@ -6,11 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
 from graphprune.artifacts import (
-    AccuracyRecord,
     ManifestFile,
     RepairRecord,
     RunFolder,
@@ -23,8 +19,8 @@ from graphprune.doctor import versions
 from graphprune.export import export_onnx, load_program, program_of, save_program
 from graphprune.files import sha256_of
 from graphprune.game.masking import mask_network
-from graphprune.game.value import class_logits
 from graphprune.load import ModelSource
+from graphprune.pipeline.judging import Judged, judged
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
 from graphprune.pipeline.planning import Selected, plan_run
 from graphprune.pipeline.subject import Subject, renumbered
@@ -35,7 +31,6 @@ from graphprune.repairs import RepairResult, repair
 from graphprune.report import write_report
 from graphprune.selection import PruningPlan
 from graphprune.surgery import PrunedModel, cut
-from graphprune.tracing import named_tensors
 from graphprune.verify import ValidationReport, validate
 
 
@@ -74,6 +69,8 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
         smaller = cut(subject.graph, kept)
     with stages.next("repair"):
         repaired = _repaired(smaller, subject.data, options.repair)
+    with stages.next("judge"):
+        verdict = judged(subject, kept, smaller, repaired)
     with stages.next("save"):
         ranking_record = ranking_file(selected.ranking, subject.model, subject.source)
         plan_record = plan_file(plan, subject.model.sha256)
@@ -98,7 +95,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             reloaded=load_program(folder.program),
             data=renumbered(subject, kept),
         )
-    manifest = _manifest(selected, repaired, report, folder, common)
+    manifest = _manifest(selected, repaired, verdict, report, folder, common)
     write(folder.manifest, manifest)
     write_report(folder, manifest, plan_record, ranking_record)
     return Pruned(subject=subject, plan=plan, manifest=manifest, report=report, folder=folder)
@@ -107,7 +104,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
 class _Stages:
     """Times the stages of :func:`carry_out` and tells how far they are."""
 
-    _names = ("prune", "repair", "save", "export", "validate")
+    _names = ("prune", "repair", "judge", "save", "export", "validate")
 
     def __init__(self, timings: dict[str, float], progress: Progress) -> None:
         self._timings = timings
@@ -132,6 +129,7 @@ def _repaired(model: PrunedModel, data: CalibrationBatches | None, method: str) 
 def _manifest(
     selected: Selected,
     repaired: RepairResult,
+    verdict: Judged,
     report: ValidationReport,
     folder: RunFolder,
     common: Common,
@@ -146,32 +144,8 @@ def _manifest(
         hashes=folder.hashes(),
         timings={stage: round(seconds, 3) for stage, seconds in subject.timings.items()},
         repair=RepairRecord(method=repaired.method, changed=repaired.changed, notes=repaired.notes),
-        accuracy=_accuracies(selected, repaired.model),
+        accuracy=verdict.accuracy,
         validation=validation_record(report),
         notes=subject.notes,
+        fidelity=verdict.fidelity,
     )
-
-
-def _accuracies(selected: Selected, pruned: nn.Module) -> AccuracyRecord | None:
-    subject = selected.subject
-    data = renumbered(subject, selected.plan.kept(subject.graph))
-    if subject.data is None or data is None or not subject.data.has_labels:
-        return None
-    return AccuracyRecord(
-        n_images=subject.data.n_images,
-        before=accuracy(subject.graph.program.module, subject.data),
-        after=accuracy(pruned, data),
-    )
-
-
-def accuracy(module: nn.Module, data: CalibrationBatches) -> float:
-    """Return the share of labelled images whose most likely class is the label."""
-    right = 0
-    dtype = next((t.dtype for t in named_tensors(module).values() if t.is_floating_point()), None)
-    with torch.inference_mode():
-        for batch in data.to(dtype=dtype):
-            outputs = torch.utils._pytree.tree_leaves(module(*batch.inputs))
-            predicted: Tensor = class_logits(outputs).mean(1).argmax(-1)
-            assert batch.labels is not None
-            right += int((predicted == batch.labels).sum())
-    return right / data.n_images

@@ -13,6 +13,7 @@ import numpy as np
 from graphprune.artifacts import (
     CheckRecord,
     DataRecord,
+    FaithfulnessRecord,
     ManifestFile,
     ModelRecord,
     PlanFile,
@@ -185,7 +186,30 @@ def _figures(manifest: ManifestFile, plan: PlanFile) -> tuple[Figure, ...]:
                 left=None,
             )
         )
+    if manifest.fidelity is not None:
+        figures.append(_fidelity_figure(manifest.fidelity))
     return tuple(figures)
+
+
+def _fidelity_figure(found: FaithfulnessRecord) -> Figure:
+    """Before and after the repair: how far predictions are from the unpruned network's."""
+    cut, repaired = found.cut, found.repaired
+    same = "" if repaired.agreement is None else f"{_percent(repaired.agreement)} same class"
+    agreed = [x.agreement for x in (cut, repaired) if x.agreement is not None]
+    shares = f", most likely class the same on {' → '.join(map(_percent, agreed))}"
+    return Figure(
+        name="divergence, as cut → repaired",
+        before=_nats(cut.kl),
+        after=_nats(repaired.kl),
+        change=same or _nats(repaired.kl),
+        exact=f"from the unpruned network's predictions, in nats, on {found.n_images:,} "
+        f"calibration images{shares if agreed else ''}",
+        left=None,
+    )
+
+
+def _nats(kl: float | None) -> str:
+    return "not finite" if kl is None else f"{kl:.3f}"
 
 
 def _cost_figure(name: str, before: int, after: int) -> Figure:

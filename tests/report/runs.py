@@ -8,6 +8,7 @@ from graphprune.artifacts import (
     CostRecord,
     CostsRecord,
     DataRecord,
+    FaithfulnessRecord,
     ManifestFile,
     ModelRecord,
     PlanFile,
@@ -51,6 +52,7 @@ def manifest(
     argv: tuple[str, ...] = ("bin/graphprune", "prune", "--ratio", "0.3", "--data", "my data.npz"),
     checks: tuple[CheckRecord, ...] | None = None,
     accuracy: AccuracyRecord | None = None,
+    fidelity: FaithfulnessRecord | None = None,
     notes: tuple[str, ...] = ("the network only takes batches of 2",),
 ) -> ManifestFile:
     if checks is None:
@@ -65,6 +67,7 @@ def manifest(
         timings={"trace": 1.25, "rank": 12.5},
         repair=RepairRecord(method="batchnorm", changed=("bn.running_mean",), notes=()),
         accuracy=accuracy,
+        fidelity=fidelity,
         validation=ValidationRecord(ok=all(c.ok for c in checks), checks=checks),
         notes=notes,
     )

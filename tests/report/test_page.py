@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from graphprune.artifacts import AccuracyRecord, RunFolder
+from graphprune.artifacts import AccuracyRecord, FaithfulnessRecord, FidelityRecord, RunFolder
 from graphprune.errors import ArtifactError
 from graphprune.report import render, write_report
 from tests.report import runs
@@ -80,6 +80,19 @@ def test_shows_the_figures() -> None:
         "d" * 64,
     ):
         assert shown in text
+
+
+def test_shows_how_faithful_the_network_is() -> None:
+    fidelity = FaithfulnessRecord(
+        n_images=256,
+        cut=FidelityRecord(kl=None, kl_stderr=None, agreement=0.25),
+        repaired=FidelityRecord(kl=0.0815, kl_stderr=0.01, agreement=0.934),
+    )
+    html = render(runs.manifest(fidelity=fidelity), runs.plan(), runs.ranking())
+    text = read(html).text
+    assert "not finite → 0.082" in text
+    assert "93.4 % same class" in text
+    assert "25.0 % → 93.4 %" in html
 
 
 def test_failed_validation_is_what_one_sees_first() -> None:
