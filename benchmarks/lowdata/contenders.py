@@ -1,0 +1,167 @@
+"""graphprune's criteria as contenders: ranked once, or a step at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+import graphprune as gp
+from benchmarks.lowdata.subjects import Images, Subject
+from graphprune.cost import CostModel
+from graphprune.graph import DependencyGraph, Kept
+from graphprune.surgery import PrunedModel, cut
+
+T = TypeVar("T")
+
+SHAPLEY = "shapley"
+OURS = "graphprune"
+
+ONE_SHOT = (
+    "taylor",
+    "fisher",
+    "leave-one-out",
+    "group-magnitude",
+    "l2",
+    "bn-scale",
+    "torch-pruning:GroupMagnitude",
+    "torch-pruning:GroupTaylor",
+    "torch-pruning:GroupHessian",
+    "torch-pruning:LAMP",
+    "random",
+)
+"""Criteria without a game, by the names that ``--criterion`` takes."""
+
+ITERATED = ("taylor", "fisher")
+STEPS = (2, 4, 8)
+
+REPAIRS = ("none", "batchnorm")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network and the calibration images of one seed.
+
+    Args:
+        subject: The network.
+        graph: The network, traced.
+        images: Calibration images.
+        seed: Which drew the images, and draws everything random.
+    """
+
+    subject: Subject
+    graph: DependencyGraph
+    images: Images
+    seed: int
+    _known: dict[tuple[Hashable, ...], Timed[Any]] = field(default_factory=dict, repr=False)
+
+    def once(self, make: Callable[[], T], *key: Hashable) -> Timed[T]:
+        """Return what was made under this key before, or make it."""
+        if key not in self._known:
+            begun = time.perf_counter()
+            made = make()
+            self._known[key] = Timed(made, time.perf_counter() - begun)
+        return self._known[key]
+
+
+@dataclass(frozen=True)
+class Timed(Generic[T]):
+    """Something and the seconds that making it took."""
+
+    made: T
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Someone who makes networks smaller.
+
+    Args:
+        name: For the table.
+        prune: Takes a stage, the share of multiply-accumulates that goes and the name of the
+            repair that will follow; returns the network, not yet repaired, which
+            :func:`graphprune.repair` takes, and the seconds that choosing took. Raises
+            :class:`graphprune.errors.BudgetError` where so much cannot go.
+        party: Whose it is.
+        repairs: What may follow.
+    """
+
+    name: str
+    prune: Callable[[Stage, float, str], Timed[PrunedModel]]
+    party: str = OURS
+    repairs: tuple[str, ...] = REPAIRS
+
+
+def ours() -> list[Contender]:
+    """Return graphprune's criteria, one-shot and iterated."""
+    once = [one_shot(criterion) for criterion in (SHAPLEY, *ONE_SHOT)]
+    again = [iterated(criterion, steps) for criterion in ITERATED for steps in STEPS]
+    return [*once, *again]
+
+
+def one_shot(criterion: str) -> Contender:
+    """Rank once; the lowest scores per multiply-accumulate of the whole network go."""
+
+    def prune(stage: Stage, ratio: float, repair: str) -> Timed[PrunedModel]:
+        del repair
+        ranked = stage.once(lambda: _ranked(stage, criterion), criterion)
+        plan = gp.select(ranked.made, ratio=ratio, of="macs", scope="global")
+        return Timed(cut(stage.graph, plan.kept(stage.graph)), ranked.seconds)
+
+    return Contender(criterion, prune)
+
+
+def _ranked(stage: Stage, criterion: str) -> gp.Ranking:
+    return gp.rank(stage.graph, (stage.images.x,), criterion, stage.seed)
+
+
+def iterated(criterion: str, steps: int) -> Contender:
+    """Rank again after every part of the budget, on what is left of the network."""
+
+    def prune(stage: Stage, ratio: float, repair: str) -> Timed[PrunedModel]:
+        del repair
+        kept = stage.once(lambda: stepwise(stage, criterion, ratio, steps), criterion, steps, ratio)
+        return Timed(cut(stage.graph, kept.made), kept.seconds)
+
+    return Contender(f"{criterion}, {steps} steps", prune)
+
+
+def stepwise(stage: Stage, criterion: str, ratio: float, steps: int) -> Kept:
+    """Return what is kept after steps that remove as many multiply-accumulates each, (n_units,)."""
+    graph, data = stage.graph, (stage.images.x,)
+    costs, kept = CostModel(graph), graph.all_kept()
+    whole = left = costs.total(kept).macs
+    for step in range(1, steps + 1):
+        smaller = gp.trace(cut(graph, kept), (stage.images.x[:2],))
+        target = whole * (1 - ratio * step / steps)
+        ranking = gp.rank(smaller, data, criterion, stage.seed)
+        plan = gp.select(ranking, ratio=max(1 - target / left, 0.0), of="macs", scope="global")
+        kept = carried_back(graph, kept, smaller, plan.kept(smaller))
+        left = costs.total(kept).macs
+    return kept
+
+
+def carried_back(
+    graph: DependencyGraph, kept: Kept, smaller: DependencyGraph, kept_there: Kept
+) -> Kept:
+    """Return what is kept of a network whose smaller copy was made smaller still.
+
+    Groups keep their names when they are cut, and the k-th unit of a group is the k-th that was
+    kept of it.
+
+    Args:
+        graph: The whole network.
+        kept: What the smaller copy holds, (n_units,) Bool.
+        smaller: The copy, traced.
+        kept_there: What is kept of it.
+    """
+    both = kept.copy()
+    by_name = {group.name: group for group in graph.groups}
+    for group in smaller.groups:
+        before = by_name[group.name]
+        places = before.first + np.flatnonzero(kept[before.span])
+        both[places] = kept_there[group.span]
+    return both
