@@ -108,7 +108,8 @@ def plan_of(options: argparse.Namespace, subject: Subject) -> Plan:
 
 def chosen(patterns: Sequence[str], subject: Subject) -> list[Contender]:
     """Return the contenders whose names match."""
-    everyone = [*ours(), *rivals(streams=bool(subject.streams))]
+    streams = bool(subject.streams)
+    everyone = [*ours(streams), *rivals(streams)]
     return [each for each in everyone if any(fnmatch(each.name, p) for p in patterns)]
 
 

@@ -35,6 +35,9 @@ ONE_SHOT = (
 )
 """Criteria without a game, by the names that ``--criterion`` takes."""
 
+INSIDE = ("taylor", "fisher", "group-magnitude", "l2", "bn-scale")
+"""Those of them that are also tried on interiors alone, where the network has streams."""
+
 ITERATED = ("taylor", "fisher")
 STEPS = (2, 4, 8)
 
@@ -95,27 +98,39 @@ class Contender:
     repairs: tuple[str, ...] = REPAIRS
 
 
-def ours() -> list[Contender]:
-    """Return graphprune's criteria, one-shot and iterated."""
+def ours(streams: bool) -> list[Contender]:
+    """Return graphprune's criteria, one-shot and iterated.
+
+    Args:
+        streams: Whether the network has residual streams that some cheap criteria, which do not
+            compare well between streams and interiors, had better leave alone.
+    """
     once = [one_shot(criterion) for criterion in (SHAPLEY, *ONE_SHOT)]
+    inside = [one_shot(criterion, streams=False) for criterion in INSIDE] if streams else []
     again = [iterated(criterion, steps) for criterion in ITERATED for steps in STEPS]
-    return [*once, *again]
+    return [*once, *inside, *again]
 
 
-def one_shot(criterion: str) -> Contender:
-    """Rank once; the lowest scores per multiply-accumulate of the whole network go."""
+def one_shot(criterion: str, *, streams: bool = True) -> Contender:
+    """Rank once; the lowest scores per multiply-accumulate of the whole network go.
+
+    Args:
+        criterion: As ``--criterion`` takes it.
+        streams: Whether units of residual streams may go.
+    """
+
+    def rank(stage: Stage) -> gp.Ranking:
+        data = (stage.images.x,)
+        skip = () if streams else [f"{layer}.weight" for layer in stage.subject.streams]
+        return gp.rank(stage.graph, data, criterion, stage.seed, skip=skip)
 
     def prune(stage: Stage, ratio: float, repair: str) -> Timed[PrunedModel]:
         del repair
-        ranked = stage.once(lambda: _ranked(stage, criterion), criterion)
+        ranked = stage.once(lambda: rank(stage), criterion, streams)
         plan = gp.select(ranked.made, ratio=ratio, of="macs", scope="global")
         return Timed(cut(stage.graph, plan.kept(stage.graph)), ranked.seconds)
 
-    return Contender(criterion, prune)
-
-
-def _ranked(stage: Stage, criterion: str) -> gp.Ranking:
-    return gp.rank(stage.graph, (stage.images.x,), criterion, stage.seed)
+    return Contender(criterion + ("" if streams else ", interiors"), prune)
 
 
 def iterated(criterion: str, steps: int) -> Contender:
