@@ -1,4 +1,4 @@
-"""Costs: units, parameters and multiply-accumulates of a network with any coalition kept.
+"""Costs: units, parameters, multiply-accumulates and latency of a network with any coalition kept.
 
 Every cost is a sum of products of axis lengths: a weight has ``out * in * kernel`` entries, a
 convolution does ``out * in * kernel * positions`` multiply-accumulates. A unit shortens every axis
@@ -8,19 +8,17 @@ it lives on, so what goes with it is counted too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
-from torch import fx, nn
 
-from graphprune.analysis import overload_name
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import UnitIds
-from graphprune.tracing import named_tensors
+from graphprune.operations import Axis, operation_axes, parameter_axes
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,21 +32,49 @@ class Cost:
         params: Entries of all parameters that the forward reads (buffers do not count).
         macs: Multiply-accumulates of convolutions, matrix products, recurrent layers and attention,
             for one sample; biases, norms and activations do not count.
+        latency: Seconds of one run; None where nobody measured.
     """
 
     units: int
     params: int
     macs: int
+    latency: float | None = None
 
-    def of(self, kind: str) -> int:
-        """Return one cost by name: ``units``, ``params`` or ``macs``."""
-        return {"units": self.units, "params": self.params, "macs": self.macs}[kind]
+    def of(self, kind: str) -> float:
+        """Return one cost by name: ``units``, ``params``, ``macs`` or ``latency``."""
+        costs = {"units": self.units, "params": self.params, "macs": self.macs}
+        return (self.latency or 0.0) if kind == "latency" else costs[kind]
 
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    size: int
-    units: UnitIds | None
+@dataclass(frozen=True, eq=False, slots=True)
+class LatencyTerm:
+    """A part of the latency that is proportional to the lengths of some axes.
+
+    Args:
+        seconds: For every entry of the product of the axes.
+        axes: The axes; none for a part that stays whatever goes.
+    """
+
+    seconds: float
+    axes: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LatencyModel:
+    """How long a network takes with any coalition kept, see :func:`graphprune.latency_model`.
+
+    Args:
+        terms: Parts that add up.
+        multiples: By group, the number of units of which widths should be multiples: others take
+            as long as the next one. Groups that are not listed may have any width.
+        threads: Threads that one operator might use.
+        batch: Samples in a run.
+    """
+
+    terms: tuple[LatencyTerm, ...]
+    multiples: Mapping[str, int]
+    threads: int
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -64,16 +90,19 @@ class CostModel:
 
     Args:
         graph: The traced network.
+        latency: How long it takes; None if that is not asked for.
     """
 
-    def __init__(self, graph: DependencyGraph) -> None:
+    def __init__(self, graph: DependencyGraph, latency: LatencyModel | None = None) -> None:
         self._graph = graph
         self._rows: dict[bytes, int] = {}
         self._units: list[UnitIds] = []
-        self._params = [self._product(axes) for axes in _parameter_axes(graph)]
+        self._params = [self._product(axes) for axes in parameter_axes(graph)]
         self._macs = [
-            self._product(axes, 1.0 / graph.batch_size) for axes in _operation_axes(graph)
+            self._product(axes, 1.0 / graph.batch_size) for _, axes in operation_axes(graph)
         ]
+        terms = () if latency is None else latency.terms
+        self._latency = [self._product(term.axes, term.seconds) for term in terms]
 
     def total(self, kept: Kept) -> Cost:
         """Return the costs of the network with ``kept`` (n_units,) Bool."""
@@ -82,6 +111,7 @@ class CostModel:
             units=int(np.count_nonzero(kept)),
             params=round(_sum(self._params, lengths)),
             macs=round(_sum(self._macs, lengths)),
+            latency=_sum(self._latency, lengths) if self._latency else None,
         )
 
     def marginal(self, kind: str) -> Floats:
@@ -90,7 +120,8 @@ class CostModel:
             return np.ones(self._graph.n_units)
         saved = np.zeros(self._graph.n_units)
         lengths = self._lengths(self._graph.all_kept())
-        for product in self._params if kind == "params" else self._macs:
+        products = {"params": self._params, "macs": self._macs, "latency": self._latency}
+        for product in products[kind]:
             self._add_savings(saved, product, lengths)
         return saved
 
@@ -112,7 +143,7 @@ class CostModel:
 
     # ---- axis lengths ------------------------------------------------------------------------
 
-    def _product(self, axes: Sequence[_Axis], constant: float = 1.0) -> _Product:
+    def _product(self, axes: Sequence[Axis], constant: float = 1.0) -> _Product:
         rows = []
         for axis in axes:
             if axis.units is None:
@@ -150,118 +181,3 @@ class CostModel:
 
 def _sum(products: list[_Product], lengths: Floats) -> float:
     return float(sum(p.constant * math.prod(lengths[row] for row in p.axes) for p in products))
-
-
-# ---- what costs what ----------------------------------------------------------------------------
-
-
-def _parameter_axes(graph: DependencyGraph) -> Iterator[list[_Axis]]:
-    unused = set(graph.program.unused)
-    for name, tensor in named_tensors(graph.program.module).items():
-        first = graph.program.aliases[name] == name
-        if first and name not in unused and isinstance(tensor, nn.Parameter):
-            along = graph.parameter_units.get(name, {})
-            yield [_Axis(size, along.get(dim)) for dim, size in enumerate(tensor.shape)]
-
-
-def _operation_axes(graph: DependencyGraph) -> Iterator[list[_Axis]]:
-    for node in graph.program.module.graph.nodes:
-        count = _COUNTED.get(overload_name(node)) if node.op == "call_function" else None
-        if count is not None:
-            yield from count(graph, node)
-
-
-def _axes_of(graph: DependencyGraph, node: fx.Node) -> list[_Axis]:
-    along = graph.axes.get((node.name, None), {})
-    shape = graph.analysis.values[node.name, None].shape
-    return [_Axis(size, along.get(dim)) for dim, size in enumerate(shape)]
-
-
-def _input_axes(graph: DependencyGraph, node: fx.Node, position: int) -> list[_Axis]:
-    return _axes_of(graph, graph.input_node(node.name, (position,)))
-
-
-def _convolution(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-    yield [*_axes_of(graph, node), *_input_axes(graph, node, 1)[1:]]
-
-
-def _transposed_convolution(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-    yield [*_input_axes(graph, node, 0), *_input_axes(graph, node, 1)[1:]]
-
-
-def _general_convolution(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-    yield from (_transposed_convolution if node.args[6] else _convolution)(graph, node)
-
-
-def _matrix_product(left: int) -> _Count:
-    def count(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-        yield [*_axes_of(graph, node), _input_axes(graph, node, left)[-1]]
-
-    return count
-
-
-def _attention(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-    tokens = _input_axes(graph, node, 1)[-2]
-    yield [*_input_axes(graph, node, 0), tokens]
-    yield [*_axes_of(graph, node), tokens]
-
-
-def _einsum(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-    """Letters multiply, but those of one operand that the result lacks are summed beforehand."""
-    inputs, _, output = str(node.args[0]).replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    if len(terms) != 2 or "." in inputs:
-        return
-    axes: dict[str, _Axis] = {}
-    for position, term in enumerate(terms):
-        operand = _axes_of(graph, graph.input_node(node.name, (1, position)))
-        for letter, axis in zip(term, operand, strict=True):
-            # An axis of size 1 is broadcast over the other operand's.
-            if (letter in output or letter in terms[1 - position]) and axis.size > 1:
-                axes[letter] = axis
-    yield list(axes.values())
-
-
-def _tensordot(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-    left, right = _input_axes(graph, node, 0), _input_axes(graph, node, 1)
-    summed = node.args[3] if len(node.args) > 2 else [-1]
-    gone = {int(dim) % len(right) for dim in summed}  # type: ignore[union-attr, arg-type]
-    yield [*left, *(axis for dim, axis in enumerate(right) if dim not in gone)]
-
-
-def _bilinear(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-    yield [*_input_axes(graph, node, 0)[:-1], *_input_axes(graph, node, 2)]
-
-
-def _cell(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-    for position in (2, 3):
-        yield [*_input_axes(graph, node, 0)[:-1], *_input_axes(graph, node, position)]
-
-
-def _recurrence(graph: DependencyGraph, node: fx.Node) -> Iterator[list[_Axis]]:
-    """Every step multiplies with both matrices of every layer and direction."""
-    weights = [weight for weight in node.args[2] if isinstance(weight, fx.Node)]  # type: ignore[union-attr]
-    for weight in weights:
-        axes = _axes_of(graph, weight)
-        if len(axes) == 2:
-            yield [*_input_axes(graph, node, 0)[:-1], *axes]
-
-
-_Count = Callable[[DependencyGraph, fx.Node], Iterator[list[_Axis]]]
-
-_COUNTED: dict[str, _Count] = {
-    **{f"aten.conv{n}d.{form}": _convolution for n in (1, 2, 3) for form in ("default", "padding")},
-    "aten.conv_transpose1d.default": _transposed_convolution,
-    "aten.conv_transpose2d.input": _transposed_convolution,
-    "aten.conv_transpose3d.input": _transposed_convolution,
-    **{f"aten.{name}.default": _general_convolution for name in ("convolution", "_convolution")},
-    **{f"aten.{name}.default": _matrix_product(0) for name in ("linear", "matmul", "mm", "bmm")},
-    **{f"aten.{name}.default": _matrix_product(1) for name in ("addmm", "baddbmm")},
-    "torchvision.deform_conv2d.default": _convolution,
-    **{f"aten.{name}.default": _tensordot for name in ("tensordot", "inner")},
-    "aten.bilinear.default": _bilinear,
-    **{f"aten.{name}_cell.default": _cell for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
-    **{f"aten.{name}.input": _recurrence for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
-    "aten.scaled_dot_product_attention.default": _attention,
-    "aten.einsum.default": _einsum,
-}

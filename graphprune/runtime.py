@@ -17,7 +17,9 @@ from graphprune.errors import ArtifactError, OptionError
 
 PROVIDERS = ("auto", "cpu", "cuda")
 
-_CPU = "CPUExecutionProvider"
+CPU = "CPUExecutionProvider"
+"""onnxruntime's name of the provider that is always there."""
+
 _CUDA = "CUDAExecutionProvider"
 _ERROR, _FATAL = 3, 4
 """onnxruntime's log levels: what is said less loudly than this is not said at all."""
@@ -84,7 +86,7 @@ def open_session(path: Path, provider: str, *, threads: int | None = None) -> Se
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}", hint="export the network first")
     try:
-        return Session(_session(path, _wanted(provider), _options(threads)), provider)
+        return Session(_session(path, _wanted(provider), session_options(threads)), provider)
     except Exception as error:  # onnxruntime's errors have no common base
         text = " ".join(str(error).split())
         lacks = "NOT_IMPLEMENTED" in text or "bfloat16" in text
@@ -100,12 +102,13 @@ def _wanted(provider: str) -> list[Any]:
     has_cuda = _CUDA in onnxruntime.get_available_providers()
     wants_cuda = provider == "cuda" or (provider == "auto" and torch.cuda.is_available())
     if not (has_cuda and wants_cuda):
-        return [_CPU]
+        return [CPU]
     # TensorFloat-32 rounds to 10 bits, which no tolerance for float32 would let pass.
-    return [(_CUDA, {"use_tf32": "0"}), _CPU]
+    return [(_CUDA, {"use_tf32": "0"}), CPU]
 
 
-def _options(threads: int | None) -> Any:
+def session_options(threads: int | None) -> Any:
+    """Return what sessions are opened with, see :func:`open_session`."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERROR
     if threads is not None:

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from graphprune.coalition import removed_entries, removed_outputs
-from graphprune.cost import Cost, CostModel
+from graphprune.cost import Cost, CostModel, LatencyModel
 from graphprune.errors import BudgetError, OptionError
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import PruningGroup
 from graphprune.ranking import Ranking, Scores
 
-COSTS = ("units", "params", "macs")
+COSTS = ("units", "params", "macs", "latency")
 SCOPES = ("group", "global")
 AUTO = "auto"
 """The scope that :func:`chosen_scope` chooses."""
@@ -58,7 +58,7 @@ class PruningPlan:
     Args:
         groups: All groups, group by group in the graph's order.
         removed: Parameter or buffer name -> dim -> indices that go, ascending.
-        of: The cost that the ratio is a fraction of: ``units``, ``params`` or ``macs``.
+        of: The cost that the ratio is of: ``units``, ``params``, ``macs`` or ``latency``.
         scope: ``group`` (the same fraction of every group) or ``global`` (one ranking of all).
         asked: The ratio asked for.
         reached: The ratio reached, of the same cost.
@@ -108,6 +108,7 @@ def select(
     scope: str | None = None,
     min_units: int = 1,
     round_to: int = 1,
+    latency: LatencyModel | None = None,
 ) -> PruningPlan:
     """Choose the units that go.
 
@@ -116,17 +117,20 @@ def select(
     are rounded, the smallest fraction that reaches the budget. With ``scope="global"`` all units
     compete by score per cost until the budget is reached; a fifth of every group goes last, so that
     no layer collapses while others can give. No axis of any tensor is emptied. A larger ratio
-    removes what a smaller one does, and more.
+    removes what a smaller one does, and more. A ratio of the latency is one of what the model
+    predicts, and widths are multiples that run fast, as the model has found them.
 
     Args:
         ranking: Scores, higher = keep.
         ratio: Fraction of the cost to remove, in [0, 1).
-        of: ``units``, ``params`` or ``macs``.
+        of: ``units``, ``params``, ``macs`` or ``latency``.
         scope: ``group`` or ``global``; None or ``auto`` is ``group`` for a ratio of units and
             ``global`` for one of any other cost.
         min_units: Units that every group keeps at least.
         round_to: Keep a multiple of this many units of every group that loses any; groups of fewer
             units lose none.
+        latency: How long the network takes, see :func:`graphprune.latency_model`; needed for a
+            ratio of the latency, else only recorded in the costs.
 
     Raises:
         OptionError: An option is not one of those allowed.
@@ -134,7 +138,12 @@ def select(
     """
     scope = chosen_scope(scope, of)
     check_options(ratio, of, scope, min_units, round_to)
-    chooser = _Chooser(ranking, of, min_units, round_to)
+    if of == "latency" and latency is None:
+        raise OptionError(
+            "a ratio of the latency needs a measured latency model",
+            hint="measure one: latency=graphprune.latency_model(graph)",
+        )
+    chooser = _Chooser(ranking, of, min_units, round_to, latency)
     kept = chooser.by_group(ratio) if scope == "group" else chooser.globally(ratio)
     return make_plan(ranking, kept, ratio=ratio, of=of, scope=scope, costs=chooser.costs)
 
@@ -206,14 +215,22 @@ def check_options(ratio: float, of: str, scope: str | None, min_units: int, roun
 class _Chooser:
     """Chooses among nested coalitions: what goes for a small budget also goes for a larger one."""
 
-    def __init__(self, ranking: Ranking, of: str, min_units: int, round_to: int) -> None:
+    def __init__(
+        self,
+        ranking: Ranking,
+        of: str,
+        min_units: int,
+        round_to: int,
+        latency: LatencyModel | None,
+    ) -> None:
         self._graph = ranking.graph
         self._scores = ranking.scores
         self._of = of
         self._min_units = min_units
-        self._round_to = round_to
+        fast = latency.multiples if latency is not None and of == "latency" else {}
+        self._multiples = [math.lcm(round_to, fast.get(g.name, 1)) for g in ranking.graph.groups]
         self._protected = frozenset(ranking.protected)
-        self.costs = CostModel(ranking.graph)
+        self.costs = CostModel(ranking.graph, latency)
         self._before = self.costs.total(self._graph.all_kept())
         if not self._graph.n_units:
             raise BudgetError(
@@ -225,7 +242,7 @@ class _Chooser:
         """Remove the same fraction of every group."""
         fractions = self._fractions()
         sequence = self._removable(np.argsort(fractions, kind="stable"))
-        if self._of == "units" and self._round_to == 1:
+        if self._of == "units" and not self._rounds:
             # To the nearest whole number of units, group by group, half a unit up.
             self._check_reachable(ratio, self._without(sequence))
             return self._without(sequence[fractions[sequence] <= ratio + _ROUNDING])
@@ -292,17 +309,18 @@ class _Chooser:
         """Remove units in this order, as far as widths stay multiples."""
         kept = self._graph.all_kept()
         kept[gone] = False
-        if self._round_to > 1:
+        if self._rounds:
             listed = np.asarray(gone, np.int64)
-            for group in self._groups:
+            for group, multiple in zip(self._groups, self._multiples, strict=True):
                 inside = (listed >= group.first) & (listed < group.first + group.n_units)
-                kept[listed[inside][self._allowed(group, int(inside.sum())) :]] = True
+                allowed = _allowed(group, int(inside.sum()), multiple)
+                kept[listed[inside][allowed:]] = True
         return kept
 
-    def _allowed(self, group: PruningGroup, count: int) -> int:
-        """Return how many of ``count`` units may go so that a positive multiple stays."""
-        width = -(-(group.n_units - count) // self._round_to) * self._round_to
-        return max(group.n_units - width, 0)
+    @property
+    def _rounds(self) -> bool:
+        """Whether some group's width must be a multiple."""
+        return any(multiple > 1 for multiple in self._multiples)
 
     def _reached(self, kept: Kept) -> float:
         return _removed_fraction(self._before, self.costs.total(kept), self._of)
@@ -322,7 +340,7 @@ class _Chooser:
             remedies.append("protect fewer groups (--only, --skip)")
         if self._min_units > 1:
             remedies.append("allow narrower groups (--min-units)")
-        if self._round_to > 1:
+        if self._rounds and self._of != "latency":
             remedies.append("round to a smaller multiple (--round-to)")
         return ", or ".join(remedies)
 
@@ -341,6 +359,12 @@ class _Chooser:
 
 def _ends(group: PruningGroup) -> tuple[int, int]:
     return group.first, group.first + group.n_units
+
+
+def _allowed(group: PruningGroup, count: int, multiple: int) -> int:
+    """Return how many of ``count`` units may go so that a positive multiple stays."""
+    width = -(-(group.n_units - count) // multiple) * multiple
+    return max(group.n_units - width, 0)
 
 
 def _floored(fraction: float) -> str:

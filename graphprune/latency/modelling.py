@@ -1,0 +1,220 @@
+"""A model of a network's latency over widths, from times of its layers alone and of the whole.
+
+Every convolution and every product with a weight is timed alone over a few widths, and its time is
+fitted by ``a + b * in + c * out + d * in * out`` with no negative coefficient, so that a smaller
+layer is never predicted to take longer. What else multiplies (attention) is charged at the layers'
+rate by its multiply-accumulates. What then is missing to the measured time of the whole network
+(norms, activations, additions, copies) is spread over the entries that layers make; where layers
+alone take longer than the whole, they are scaled down. The model thus is right at full width; what
+it says of a smaller network is a prediction, which :mod:`graphprune.latency.target` corrects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+
+from graphprune.cost import LatencyModel, LatencyTerm
+from graphprune.graph import DependencyGraph
+from graphprune.groups import PruningGroup
+from graphprune.latency.kernels import kernel_seconds
+from graphprune.latency.layers import Layer, LayerShape, layers_of
+from graphprune.latency.widths import FastWidths, Timer, fast_widths
+from graphprune.operations import Axis, operation_axes
+from graphprune.progress import Progress, silent
+
+_SHARES = (1.0, 0.5, 0.25)
+"""Widths that layers are timed at, as shares of the full one."""
+
+Coefficients = npt.NDArray[np.float64]
+"""Seconds of a layer as ``[1, in, out, in * out] @ coefficients``, (4,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Which widths of a layer can shrink."""
+
+    inputs: bool
+    outputs: bool
+
+
+_Fits = Mapping[tuple[LayerShape, Sides], Coefficients]
+
+
+def model_latency(
+    graph: DependencyGraph,
+    whole: float,
+    *,
+    threads: int,
+    batch: int = 1,
+    timer: Timer | None = None,
+    progress: Progress = silent,
+) -> LatencyModel:
+    """Model how long a network takes with any coalition kept.
+
+    Args:
+        graph: The traced network.
+        whole: Seconds that the whole network takes, with as many threads and samples.
+        threads: Threads that one operator may use.
+        batch: Samples in a run.
+        timer: Times a layer; by default onnxruntime's kernel for it on the CPU.
+        progress: Told about every layer.
+    """
+
+    def measured(shape: LayerShape) -> float:
+        return kernel_seconds(shape, samples=batch, threads=threads)
+
+    return _Modeller(graph, measured if timer is None else timer, progress).model(
+        whole, threads, batch
+    )
+
+
+class _Modeller:
+    """Times layers, each shape once."""
+
+    def __init__(self, graph: DependencyGraph, timer: Timer, progress: Progress) -> None:
+        self._graph = graph
+        self._layers = layers_of(graph)
+        self._timer = timer
+        self._progress = progress
+
+    def model(self, whole: float, threads: int, batch: int) -> LatencyModel:
+        fast = self._fast_widths()
+        fits = self._fits(fast)
+        terms = [
+            term
+            for layer in self._layers.values()
+            for term in _terms(layer, fits[layer.shape, _sides(layer)])
+        ]
+        seconds = sum(map(_at_full_width, terms))
+        work = sum(layer.shape.work * layer.repeats for layer in self._layers.values())
+        terms += self._other_operations(seconds / max(work, 1))
+        return LatencyModel(
+            terms=tuple(_calibrated(terms, list(self._layers.values()), whole)),
+            multiples=self._multiples(fast),
+            threads=threads,
+            batch=batch,
+        )
+
+    def _fast_widths(self) -> Mapping[str, FastWidths]:
+        """Find, by family, the widths that run fast, on the layer of it that works most."""
+        largest: dict[str, LayerShape] = {}
+        for layer in self._layers.values():
+            shape = layer.shape
+            sides = _sides(layer)
+            if sides.outputs and shape.family != "grouped":
+                known = largest.get(shape.family)
+                if known is None or shape.work > known.work:
+                    largest[shape.family] = shape
+        found = {}
+        for done, (family, shape) in enumerate(largest.items()):
+            self._progress("widths", done, len(largest))
+            found[family] = fast_widths(shape, self._timer)
+        return found
+
+    def _fits(
+        self, fast: Mapping[str, FastWidths]
+    ) -> Mapping[tuple[LayerShape, Sides], Coefficients]:
+        wanted = {(layer.shape, _sides(layer)) for layer in self._layers.values()}
+        found = {}
+        for done, (shape, sides) in enumerate(sorted(wanted, key=repr)):
+            self._progress("layers", done, len(wanted))
+            steps = fast.get(shape.family, FastWidths(1, 1))
+            widths = sorted(
+                {
+                    (_width(shape.inputs, a, steps.inputs), _width(shape.outputs, b, steps.outputs))
+                    for a, b in _shares(sides)
+                }
+            )
+            sizes = [shape.resized(*pair) for pair in widths]
+            found[shape, sides] = _fit(
+                [(size.inputs, size.outputs) for size in sizes],
+                [self._timer(size) for size in sizes],
+            )
+        return found
+
+    def _other_operations(self, rate: float) -> Iterator[LatencyTerm]:
+        """Charge operations that are not timed at seconds per multiply-accumulate."""
+        for node, axes in operation_axes(self._graph):
+            if node.name not in self._layers:
+                yield LatencyTerm(rate / self._graph.batch_size, tuple(axes))
+
+    def _multiples(self, fast: Mapping[str, FastWidths]) -> Mapping[str, int]:
+        found = {group.name: 1 for group in self._graph.groups}
+        for layer in self._layers.values():
+            steps = fast.get(layer.shape.family, FastWidths(1, 1))
+            for axis, step in ((layer.inputs, steps.inputs), (layer.outputs, steps.outputs)):
+                for group in self._graph.groups:
+                    entries = _entries_per_unit(group, axis)
+                    if entries:
+                        needed = step // math.gcd(step, entries)
+                        found[group.name] = math.lcm(found[group.name], needed)
+        return found
+
+
+def _sides(layer: Layer) -> Sides:
+    return Sides(inputs=layer.inputs.units is not None, outputs=layer.outputs.units is not None)
+
+
+def _shares(sides: Sides) -> Iterator[tuple[float, float]]:
+    """Yield shares of both widths to time a layer at."""
+    yield 1.0, 1.0
+    for share in _SHARES[1:]:
+        yield share if sides.inputs else 1.0, share if sides.outputs else 1.0
+    if sides.inputs and sides.outputs:
+        yield _SHARES[1], 1.0
+        yield 1.0, _SHARES[1]
+
+
+def _width(full: int, share: float, step: int) -> int:
+    """Return a share of a width, raised to a multiple that runs fast."""
+    return full if share == 1 else min(max(-(-round(full * share) // step) * step, 1), full)
+
+
+def _fit(widths: Sequence[tuple[int, int]], seconds: Sequence[float]) -> Coefficients:
+    """Fit times over widths; relative errors count alike."""
+    rows = np.array([[1.0, a, b, a * b] for a, b in widths]) / np.array(seconds)[:, None]
+    # Columns of one size, or the solver loses the small ones.
+    scale = np.abs(rows).max(0)
+    solution, _ = nnls(rows / scale, np.ones(len(seconds)))
+    return np.asarray(solution / scale, np.float64)
+
+
+def _terms(layer: Layer, coefficients: Coefficients) -> Iterator[LatencyTerm]:
+    sides = ((), (layer.inputs,), (layer.outputs,), (layer.inputs, layer.outputs))
+    for seconds, axes in zip(coefficients.tolist(), sides, strict=True):
+        if seconds > 0:
+            yield LatencyTerm(seconds * layer.repeats, axes)
+
+
+def _at_full_width(term: LatencyTerm) -> float:
+    return term.seconds * math.prod(axis.size for axis in term.axes)
+
+
+def _calibrated(
+    terms: Sequence[LatencyTerm], layers: Sequence[Layer], whole: float
+) -> Iterator[LatencyTerm]:
+    """Make terms add up to the time of the whole network at full width."""
+    alone = sum(map(_at_full_width, terms))
+    scale = min(whole / alone, 1.0) if alone else 1.0
+    yield from (LatencyTerm(term.seconds * scale, term.axes) for term in terms)
+    missing = max(whole - alone, 0.0)
+    entries = sum(layer.entries_made for layer in layers)
+    if not entries:
+        yield LatencyTerm(missing, ())
+        return
+    yield from (LatencyTerm(missing / entries, layer.made) for layer in layers)
+
+
+def _entries_per_unit(group: PruningGroup, axis: Axis) -> int:
+    """Return how many entries of an axis go with each unit of a group; 0 if none do."""
+    if axis.units is None:
+        return 0
+    inside = axis.units[(axis.units >= group.first) & (axis.units < group.first + group.n_units)]
+    counts = np.bincount(inside - group.first) if inside.size else np.zeros(1, np.int64)
+    return int(np.gcd.reduce(counts))
