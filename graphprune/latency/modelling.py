@@ -6,7 +6,7 @@ layer is never predicted to take longer. What else multiplies (attention) is cha
 rate by its multiply-accumulates. What then is missing to the measured time of the whole network
 (norms, activations, additions, copies) is spread over the entries that layers make; where layers
 alone take longer than the whole, they are scaled down. The model thus is right at full width; what
-it says of a smaller network is a prediction, which :mod:`graphprune.latency.target` corrects.
+it says of a smaller network is a prediction, which :mod:`graphprune.latency_target` corrects.
 """
 
 from __future__ import annotations

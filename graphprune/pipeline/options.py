@@ -10,6 +10,7 @@ import torch
 from graphprune.distributed import ALONE, Ranks
 from graphprune.errors import OptionError
 from graphprune.game.evaluation import MEMORY
+from graphprune.latency_target import LatencyOptions
 from graphprune.progress import Progress, silent
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -70,12 +71,13 @@ class PruneOptions:
 
     Args:
         ratio: Fraction to remove.
-        of: ``units``, ``params`` or ``macs``.
+        of: ``units``, ``params``, ``macs`` or ``latency``.
         scope: ``group``, ``global`` or ``auto``.
         min_units: Units that every group keeps at least.
         round_to: Keep multiples of this many units.
         repair: ``auto`` (BatchNorm statistics where there is data) or a method's name.
         ranking: A ranking file other than the run folder's.
+        latency: How latency is measured, where the ratio is one of it.
     """
 
     ratio: float
@@ -85,6 +87,7 @@ class PruneOptions:
     round_to: int = 1
     repair: str = "auto"
     ranking: Path | None = None
+    latency: LatencyOptions = LatencyOptions()
 
 
 def chosen_device(name: str) -> str:

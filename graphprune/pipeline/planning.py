@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from graphprune import criteria
 from graphprune.artifacts import RankingFile, RunFolder, ranking_of, read
+from graphprune.cost import LatencyModel
 from graphprune.data import DataSource
 from graphprune.errors import OptionError
+from graphprune.latency_target import ReachedLatency, reach_latency
 from graphprune.load import ModelSource
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
 from graphprune.pipeline.ranking import rank
@@ -21,11 +26,19 @@ from graphprune.steering import protected_groups
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """A plan that has not been carried out."""
+    """A plan that has not been carried out.
+
+    Args:
+        subject: The network.
+        ranking: What its units are worth.
+        plan: What goes.
+        latency: What was measured, where the ratio is one of the latency.
+    """
 
     subject: Subject
     ranking: Ranking
     plan: PruningPlan
+    latency: ReachedLatency | None = None
 
 
 def plan_run(
@@ -57,16 +70,40 @@ def plan_run(
         file = read(path, RankingFile)
         subject = recorded_subject(path, file, model, data, common)
         ranking = ranking_of(file, subject.graph)
+    protected = protecting(ranking, rank_options)
     with timed(subject.timings, "select"):
-        plan = select(
-            protecting(ranking, rank_options),
-            ratio=options.ratio,
-            of=options.of,
-            scope=options.scope,
-            min_units=options.min_units,
-            round_to=options.round_to,
+        latency = _reach_latency(protected, options, common) if options.of == "latency" else None
+        plan = _select(options, protected) if latency is None else latency.plan
+    return Selected(subject=subject, ranking=ranking, plan=plan, latency=latency)
+
+
+def _select(
+    options: PruneOptions,
+    ranking: Ranking,
+    ratio: float | None = None,
+    latency: LatencyModel | None = None,
+) -> PruningPlan:
+    return select(
+        ranking,
+        ratio=options.ratio if ratio is None else ratio,
+        of=options.of,
+        scope=options.scope,
+        min_units=options.min_units,
+        round_to=options.round_to,
+        latency=latency,
+    )
+
+
+def _reach_latency(ranking: Ranking, options: PruneOptions, common: Common) -> ReachedLatency:
+    with TemporaryDirectory() as temporary:
+        return reach_latency(
+            ranking.graph,
+            options.ratio,
+            partial(_select, options, ranking),
+            Path(temporary) if common.dry_run else RunFolder(common.out).path,
+            options.latency,
+            common.progress,
         )
-    return Selected(subject=subject, ranking=ranking, plan=plan)
 
 
 def protecting(ranking: Ranking, options: RankOptions) -> Ranking:
