@@ -13,14 +13,17 @@ from graphprune_cli.rank import data_notes
 from graphprune_cli.validate import check_rows
 
 if TYPE_CHECKING:
-    from graphprune.artifacts import FaithfulnessRecord
+    from graphprune.artifacts import FaithfulnessRecord, LatencyRecord
+    from graphprune.cost import Cost
     from graphprune.pipeline import Pruned
     from graphprune.selection import PruningPlan
 
 Ratio = Annotated[
     float, typer.Option("--ratio", metavar="R", help="Fraction to remove, in [0, 1).")
 ]
-Of = Annotated[str, typer.Option("--of", help="What the ratio is of: units, params or macs.")]
+Of = Annotated[
+    str, typer.Option("--of", help="What the ratio is of: units, params, macs or latency.")
+]
 Scope = Annotated[
     str,
     typer.Option(
@@ -56,6 +59,8 @@ def command(
     round_to: RoundTo = 1,
     ranking: RankingPath = None,
     repair: Repair = "auto",
+    threads: options.Threads = None,
+    batch: options.Batch = None,
     criterion: options.Criterion = "shapley",
     game: options.Game = None,
     estimator: options.Estimator = "auto",
@@ -90,6 +95,8 @@ def command(
     """
     if model is None and (weights or input_shape):
         raise typer.BadParameter("--weights and --input-shape need MODEL")
+    if of != "latency" and (threads or batch):
+        raise typer.BadParameter("--threads and --batch need --of latency")
     source = None if model is None else options.model_source(model, weights, input_shape)
     images = options.data_source(data, mean, std, resize, limit)
     from graphprune import pipeline
@@ -115,6 +122,7 @@ def command(
         round_to=round_to,
         repair=repair,
         ranking=ranking,
+        latency=pipeline.LatencyOptions(threads=threads, batch=batch or 1),
     )
     with console.progress_bar(quiet=quiet or console.follows()) as progress:
         with console.together(device) as ranks:
@@ -154,14 +162,19 @@ def plan_summary(plan: PruningPlan) -> dict[str, Any]:
         "asked": plan.asked,
         "reached": plan.reached,
         "cost": {
-            name: {"units": cost.units, "params": cost.params, "macs": cost.macs}
-            for name, cost in (("before", plan.before), ("after", plan.after))
+            name: _costs(cost) for name, cost in (("before", plan.before), ("after", plan.after))
         },
         "groups": [
             {"name": g.name, "units": g.units, "removed_units": list(g.removed_units)}
             for g in plan.groups
         ],
     }
+
+
+def _costs(cost: Cost) -> dict[str, float]:
+    """Return costs by name; the latency only where it was measured."""
+    counted: dict[str, float] = {"units": cost.units, "params": cost.params, "macs": cost.macs}
+    return counted if cost.latency is None else {**counted, "latency": cost.latency}
 
 
 def cost_rows(plan: PruningPlan) -> list[list[str]]:
@@ -171,6 +184,10 @@ def cost_rows(plan: PruningPlan) -> list[list[str]]:
         before, after = plan.before.of(kind), plan.after.of(kind)
         gone = console.percent(1 - after / before) if before else "-"
         rows.append([label, console.thousands(before), console.thousands(after), gone])
+    if plan.before.latency and plan.after.latency:
+        before, after = 1e3 * plan.before.latency, 1e3 * plan.after.latency
+        gone = console.percent(plan.reached if plan.of == "latency" else 1 - after / before)
+        rows.append(["latency (ms)", f"{before:.3g}", f"{after:.3g}", gone])
     return rows
 
 
@@ -201,6 +218,15 @@ def _say_faithful(found: FaithfulnessRecord) -> None:
         console.say(f"{name}: divergence {kl}{agree} ({found.n_images:,} images)")
 
 
+def _measured(latency: LatencyRecord) -> str:
+    gain = latency.speedup
+    return (
+        f"pruned.onnx is {gain.median:.2f} times ({gain.low:.2f} to {gain.high:.2f}) as fast as "
+        f"original.onnx\n"
+        f"threads: {latency.threads}, batch: {latency.batch}, provider: {latency.provider}"
+    )
+
+
 def _show(pruned: Pruned, *, as_json: bool) -> None:
     from graphprune.artifacts import as_json as plain
 
@@ -221,6 +247,8 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
     console.say(f"{_asked(plan)}; repair: {manifest.repair.method}")
     if manifest.fidelity is not None:
         _say_faithful(manifest.fidelity)
+    if manifest.latency is not None:
+        console.say(_measured(manifest.latency))
     console.print_table(
         "validation", ["check", "", "error"], check_rows(pruned.report), numbers=False
     )

@@ -18,7 +18,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune.api import export_onnx, mask, prune, rank, repair, select, trace, validate
+    from graphprune.api import (
+        export_onnx,
+        latency_model,
+        mask,
+        prune,
+        rank,
+        repair,
+        select,
+        trace,
+        validate,
+    )
+    from graphprune.cost import LatencyModel
     from graphprune.couplings import coupling_graph
     from graphprune.data import CalibrationBatches, DataSource, load_data
     from graphprune.groups import PruningGroup, Unit
@@ -36,6 +47,7 @@ _HOMES = {
     "BenchOptions": "graphprune.latency",
     "CalibrationBatches": "graphprune.data",
     "DataSource": "graphprune.data",
+    "LatencyModel": "graphprune.cost",
     "LoadedModel": "graphprune.load",
     "ModelSource": "graphprune.load",
     "PruningGroup": "graphprune.groups",
@@ -46,6 +58,7 @@ _HOMES = {
     "bench": "graphprune.latency",
     "coupling_graph": "graphprune.couplings",
     "export_onnx": "graphprune.api",
+    "latency_model": "graphprune.api",
     "load_data": "graphprune.data",
     "load_model": "graphprune.load",
     "mask": "graphprune.api",
@@ -62,6 +75,7 @@ __all__ = [
     "BenchOptions",
     "CalibrationBatches",
     "DataSource",
+    "LatencyModel",
     "LoadedModel",
     "ModelSource",
     "PruningGroup",
@@ -72,6 +86,7 @@ __all__ = [
     "bench",
     "coupling_graph",
     "export_onnx",
+    "latency_model",
     "load_data",
     "load_model",
     "mask",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from graphprune import criteria, export, repairs, selection, verify
+from graphprune import criteria, export, latency_target, repairs, selection, verify
+from graphprune.cost import LatencyModel
 from graphprune.criteria import UserCriterion, ValueFunction
 from graphprune.data import as_batches
 from graphprune.game.evaluation import MEMORY, Running
@@ -20,7 +22,17 @@ from graphprune.selection import PruningPlan
 from graphprune.surgery import PrunedModel, cut
 from graphprune.verify import ValidationReport
 
-__all__ = ["export_onnx", "mask", "prune", "rank", "repair", "select", "trace", "validate"]
+__all__ = [
+    "export_onnx",
+    "latency_model",
+    "mask",
+    "prune",
+    "rank",
+    "repair",
+    "select",
+    "trace",
+    "validate",
+]
 
 select = selection.select
 export_onnx = export.export_onnx
@@ -97,6 +109,34 @@ def rank(  # noqa: PLR0913 - one for each option of the command
         running=Running(device=device, max_memory=max_memory, precision=precision),
         progress=progress,
     )
+
+
+def latency_model(
+    graph: DependencyGraph,
+    *,
+    threads: int | None = None,
+    batch: int = 1,
+    progress: Progress = silent,
+) -> LatencyModel:
+    """Measure, in onnxruntime on the CPU, how long a network takes at any widths.
+
+    The network is exported and timed as a whole, and its layers alone at a few widths each. A plan
+    selected with the model reaches a *predicted* latency; :func:`bench` measures the outcome, which
+    ``graphprune prune --of latency`` does and corrects.
+
+    Args:
+        graph: What :func:`trace` returned.
+        threads: Threads that one operator may use; None for the cores that this process may use.
+        batch: Samples in a run.
+        progress: Told about every step.
+
+    Raises:
+        TraceError: The network cannot be exported to ONNX.
+    """
+    options = latency_target.LatencyOptions(threads=threads, batch=batch)
+    with TemporaryDirectory() as folder:
+        original = Path(folder) / "original.onnx"
+        return latency_target.latency_model(graph, original, options, progress)
 
 
 def prune(

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from graphprune.coalition import removed_entries, removed_outputs
 from graphprune.cost import Cost
@@ -133,11 +140,17 @@ class PlannedGroupRecord(_Record):
 
 
 class CostRecord(_Record):
-    """Costs of one network."""
+    """Costs of one network; ``latency`` (seconds) where it was measured."""
 
     units: int
     params: int
     macs: int
+    latency: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unmeasured(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        costs: dict[str, Any] = serialize(self)
+        return {name: cost for name, cost in costs.items() if cost is not None}
 
 
 class CostsRecord(_Record):
@@ -217,6 +230,26 @@ class ValidationRecord(_Record):
     checks: tuple[CheckRecord, ...]
 
 
+class IntervalRecord(_Record):
+    """A median with its 95 % confidence interval, of ``n`` measurements."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+class LatencyRecord(_Record):
+    """Seconds of a run of the unpruned and of the pruned network's file, timed in turn."""
+
+    before: IntervalRecord
+    after: IntervalRecord
+    speedup: IntervalRecord
+    threads: int
+    batch: int
+    provider: str
+
+
 class RepairRecord(_Record):
     """What a repair did."""
 
@@ -238,6 +271,7 @@ class ManifestFile(_Record):
     timings: dict[str, float]
     repair: RepairRecord
     accuracy: AccuracyRecord | None
+    latency: LatencyRecord | None
     validation: ValidationRecord
     notes: tuple[str, ...]
     fidelity: FaithfulnessRecord | None = None
@@ -276,6 +310,11 @@ class RunFolder:
     def onnx(self) -> Path:
         """``pruned.onnx``."""
         return self.path / "pruned.onnx"
+
+    @property
+    def original(self) -> Path:
+        """``original.onnx``: the unpruned network, to compare the latency with."""
+        return self.path / "original.onnx"
 
     @property
     def report(self) -> Path:
@@ -528,11 +567,11 @@ def _damaged_plan(what: str) -> ArtifactError:
 
 
 def _cost_record(cost: Cost) -> CostRecord:
-    return CostRecord(units=cost.units, params=cost.params, macs=cost.macs)
+    return CostRecord(units=cost.units, params=cost.params, macs=cost.macs, latency=cost.latency)
 
 
 def _cost_of(record: CostRecord) -> Cost:
-    return Cost(units=record.units, params=record.params, macs=record.macs)
+    return Cost(units=record.units, params=record.params, macs=record.macs, latency=record.latency)
 
 
 def as_json(record: BaseModel) -> Mapping[str, Any]:

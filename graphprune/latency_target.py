@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from graphprune.cost import LatencyModel
 from graphprune.errors import BudgetError
@@ -99,7 +100,7 @@ def reach_latency(
     graph: DependencyGraph,
     ratio: float,
     choose: Choose,
-    folder: Path,
+    original: Path,
     options: LatencyOptions,
     progress: Progress = silent,
 ) -> ReachedLatency:
@@ -109,23 +110,20 @@ def reach_latency(
         graph: The traced network.
         ratio: The share to remove.
         choose: Selects units.
-        folder: For ``original.onnx`` (the unpruned network) and ``candidate.onnx``.
+        original: Where to write the unpruned network's ONNX file.
         options: How to time.
         progress: Told about every step.
 
     Raises:
         BudgetError: So much cannot be removed.
     """
-    original = folder / "original.onnx"
     model = latency_model(graph, original, options, progress)
 
     def measure(kept: Kept) -> Bench:
-        candidate = folder / "candidate.onnx"
-        try:
+        with TemporaryDirectory() as folder:
+            candidate = Path(folder) / "candidate.onnx"
             export_onnx(cut(graph, kept), candidate)
             return bench([original, candidate], options.bench, progress)
-        finally:
-            candidate.unlink(missing_ok=True)
 
     return _Search(graph, ratio, choose, model, measure).run()
 

@@ -120,22 +120,28 @@ def _convolution(graph: DependencyGraph, node: fx.Node) -> Layer | None:
     if len(x) != len(weight):  # without a batch
         return None
     arguments = dict(zip(("stride", "padding", "dilation", "groups"), node.args[3:], strict=False))
-    padding = arguments.get("padding", 0)
-    if isinstance(padding, str):
-        return None
+    kernel = tuple(axis.size for axis in weight[2:])
+    dilation = _each(arguments.get("dilation", 1), n_spatial)
     shape = LayerShape(
         kind="convolution",
         inputs=weight[1].size,
         outputs=weight[0].size,
         positions=tuple(x[2:]),
-        kernel=tuple(axis.size for axis in weight[2:]),
+        kernel=kernel,
         stride=_each(arguments.get("stride", 1), n_spatial),
-        padding=_each(padding, n_spatial),
-        dilation=_each(arguments.get("dilation", 1), n_spatial),
+        padding=_padding(arguments.get("padding", 0), kernel, dilation),
+        dilation=dilation,
         groups=int(str(arguments.get("groups", 1))),
     )
     repeats = max(x[0] // graph.batch_size, 1)
     return Layer(shape, weight[1], made[1], tuple(made), repeats)
+
+
+def _padding(value: object, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the padding of every spatial dim, where it is a word too."""
+    if value == "same":  # an even filter would need one more on one side, which takes no time
+        return tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
+    return _each(0 if value == "valid" else value, len(kernel))
 
 
 def _each(value: object, n_dims: int) -> tuple[int, ...]:
@@ -168,7 +174,7 @@ def _product(left: int, right: int, *, transposed: bool) -> _Reader:
 _Reader = Callable[[DependencyGraph, fx.Node], Layer | None]
 
 _READERS: Mapping[str, _Reader] = {
-    **{f"aten.conv{n}d.default": _convolution for n in (1, 2, 3)},
+    **{f"aten.conv{n}d.{form}": _convolution for n in (1, 2, 3) for form in ("default", "padding")},
     "aten.linear.default": _product(0, 1, transposed=True),
     "aten.matmul.default": _product(0, 1, transposed=False),
     "aten.mm.default": _product(0, 1, transposed=False),

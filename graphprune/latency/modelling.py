@@ -172,8 +172,12 @@ def _shares(sides: Sides) -> Iterator[tuple[float, float]]:
 
 
 def _width(full: int, share: float, step: int) -> int:
-    """Return a share of a width, raised to a multiple that runs fast."""
-    return full if share == 1 else min(max(-(-round(full * share) // step) * step, 1), full)
+    """Return a share of a width, raised to a multiple that runs fast where one is narrower."""
+    if share == 1:
+        return full
+    wanted = max(round(full * share), 1)
+    raised = -(-wanted // step) * step
+    return raised if raised < full else wanted
 
 
 def _fit(widths: Sequence[tuple[int, int]], seconds: Sequence[float]) -> Coefficients:

@@ -4,6 +4,7 @@ One stage a file: what commands are told (``options``), the network and its data
 ``inspection``, ``ranking``, ``planning``, ``pruning``, ``judging`` and ``validation``.
 """
 
+from graphprune.latency_target import LatencyOptions
 from graphprune.pipeline.inspection import Inspection, inspect
 from graphprune.pipeline.options import DEVICES, Common, PruneOptions, RankOptions, chosen_device
 from graphprune.pipeline.planning import Selected, plan_run
@@ -16,6 +17,7 @@ __all__ = [
     "DEVICES",
     "Common",
     "Inspection",
+    "LatencyOptions",
     "PruneOptions",
     "Pruned",
     "RankOptions",

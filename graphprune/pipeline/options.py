@@ -87,7 +87,7 @@ class PruneOptions:
     round_to: int = 1
     repair: str = "auto"
     ranking: Path | None = None
-    latency: LatencyOptions = LatencyOptions()
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
 
 
 def chosen_device(name: str) -> str:

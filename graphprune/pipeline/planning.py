@@ -72,7 +72,10 @@ def plan_run(
         ranking = ranking_of(file, subject.graph)
     protected = protecting(ranking, rank_options)
     with timed(subject.timings, "select"):
-        latency = _reach_latency(protected, options, common) if options.of == "latency" else None
+        latency = None
+        if options.of == "latency":
+            # Processes that time at once disturb each other: one does, and tells the others.
+            latency = common.ranks.led(partial(_reach_latency, protected, options, common))
         plan = _select(options, protected) if latency is None else latency.plan
     return Selected(subject=subject, ranking=ranking, plan=plan, latency=latency)
 
@@ -100,7 +103,7 @@ def _reach_latency(ranking: Ranking, options: PruneOptions, common: Common) -> R
             ranking.graph,
             options.ratio,
             partial(_select, options, ranking),
-            Path(temporary) if common.dry_run else RunFolder(common.out).path,
+            RunFolder(Path(temporary) if common.dry_run else common.out).original,
             options.latency,
             common.progress,
         )

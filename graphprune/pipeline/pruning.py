@@ -19,8 +19,10 @@ from graphprune.doctor import versions
 from graphprune.export import export_onnx, load_program, program_of, save_program
 from graphprune.files import sha256_of
 from graphprune.game.masking import mask_network
+from graphprune.latency import Bench, bench
 from graphprune.load import ModelSource
 from graphprune.pipeline.judging import Judged, judged
+from graphprune.pipeline.measuring import latency_record
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
 from graphprune.pipeline.planning import Selected, plan_run
 from graphprune.pipeline.subject import Subject, renumbered
@@ -95,7 +97,12 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             reloaded=load_program(folder.program),
             data=renumbered(subject, kept),
         )
-    manifest = _manifest(selected, repaired, verdict, report, folder, common)
+    latency = None
+    if selected.latency is not None:
+        with stages.next("measure"):
+            timing = options.latency.bench
+            latency = bench([folder.original, folder.onnx], timing, common.progress)
+    manifest = _manifest(selected, repaired, verdict, report, latency, common)
     write(folder.manifest, manifest)
     write_report(folder, manifest, plan_record, ranking_record)
     return Pruned(subject=subject, plan=plan, manifest=manifest, report=report, folder=folder)
@@ -104,7 +111,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
 class _Stages:
     """Times the stages of :func:`carry_out` and tells how far they are."""
 
-    _names = ("prune", "repair", "judge", "save", "export", "validate")
+    _names = ("prune", "repair", "judge", "save", "export", "validate", "measure")
 
     def __init__(self, timings: dict[str, float], progress: Progress) -> None:
         self._timings = timings
@@ -131,7 +138,7 @@ def _manifest(
     repaired: RepairResult,
     verdict: Judged,
     report: ValidationReport,
-    folder: RunFolder,
+    latency: Bench | None,
     common: Common,
 ) -> ManifestFile:
     subject = selected.subject
@@ -141,10 +148,11 @@ def _manifest(
         seed=common.seed,
         model=subject.model,
         data=subject.source,
-        hashes=folder.hashes(),
+        hashes=RunFolder(common.out).hashes(),
         timings={stage: round(seconds, 3) for stage, seconds in subject.timings.items()},
         repair=RepairRecord(method=repaired.method, changed=repaired.changed, notes=repaired.notes),
         accuracy=verdict.accuracy,
+        latency=None if latency is None else latency_record(latency),
         validation=validation_record(report),
         notes=subject.notes,
         fidelity=verdict.fidelity,

@@ -25,7 +25,12 @@ from graphprune.errors import ArtifactError
 from graphprune.report.histogram import Histogram, histogram
 
 _SCOPES = {"group": "the same fraction of every group", "global": "one ranking of all units"}
-_NAMES = {"units": "units", "params": "parameters", "macs": "multiply-accumulates"}
+_NAMES = {
+    "units": "units",
+    "params": "parameters",
+    "macs": "multiply-accumulates",
+    "latency": "latency",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

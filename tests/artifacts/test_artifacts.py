@@ -96,6 +96,7 @@ def manifest() -> ManifestFile:
         timings={"rank": 1.5},
         repair=RepairRecord(method="batchnorm", changed=("bn.running_mean",), notes=()),
         accuracy=AccuracyRecord(n_images=256, before=0.75, after=0.5),
+        latency=None,
         validation=ValidationRecord(
             ok=True,
             checks=(

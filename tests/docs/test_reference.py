@@ -66,6 +66,8 @@ def test_no_command_is_left_out_or_made_up() -> None:
         (artifacts.ManifestFile, "## manifest.json"),
         (artifacts.RepairRecord, "## manifest.json"),
         (artifacts.AccuracyRecord, "## manifest.json"),
+        (artifacts.LatencyRecord, "## manifest.json"),
+        (artifacts.IntervalRecord, "## manifest.json"),
         (artifacts.ValidationRecord, "## manifest.json"),
         (artifacts.CheckRecord, "## manifest.json"),
         (artifacts.ModelRecord, "## Model and data"),

@@ -68,6 +68,7 @@ def manifest(
         repair=RepairRecord(method="batchnorm", changed=("bn.running_mean",), notes=()),
         accuracy=accuracy,
         fidelity=fidelity,
+        latency=None,
         validation=ValidationRecord(ok=all(c.ok for c in checks), checks=checks),
         notes=notes,
     )

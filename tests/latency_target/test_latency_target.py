@@ -1,0 +1,122 @@
+"""The search for a measured share of the latency, with clocks made up for the purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from graphprune import latency_target
+from graphprune.cost import CostModel
+from graphprune.errors import BudgetError
+from graphprune.graph import DependencyGraph, Kept
+from graphprune.latency import Bench, FileLatency, Interval
+from graphprune.latency_target import TOLERANCE, LatencyOptions, ReachedLatency, reach_latency
+from graphprune.selection import select
+from tests.selection.test_latency import model_of, ranking_of
+
+Remains = Callable[[float], float]
+
+
+def bench_of(remains: float) -> Bench:
+    """Return what timing would find if a share of the latency remained."""
+
+    def interval(value: float) -> Interval:
+        return Interval(value, value, value, 11)
+
+    files = tuple(
+        FileLatency(Path(name), 1, interval(seconds), "cpu")
+        for name, seconds in (("original.onnx", 1.0), ("candidate.onnx", remains))
+    )
+    return Bench(files, (interval(1 / remains),), 1, 1, "cpu")
+
+
+def search(ratio: float, really: Remains, fixed: float = 0.0) -> tuple[ReachedLatency, list[float]]:
+    """Search on a network whose measured latency follows from the share of MACs that remain."""
+    ranking = ranking_of("PaddedShortcut")
+    graph = ranking.graph
+    model = model_of(graph, fixed=fixed)
+    measured = []
+
+    def choose(asked: float, given: object) -> latency_target.PruningPlan:
+        return select(ranking, ratio=asked, of="latency", scope="global", latency=model)
+
+    def measure(kept: Kept) -> Bench:
+        costs = select(ranking, ratio=0, latency=model).before
+        left = macs_of(graph, kept) / costs.macs
+        measured.append(1 - really(left))
+        return bench_of(really(left))
+
+    found = latency_target._Search(graph, ratio, choose, model, measure).run()
+    return found, measured
+
+
+def macs_of(graph: DependencyGraph, kept: Kept) -> int:
+    return CostModel(graph).total(kept).macs
+
+
+def test_a_right_prediction_is_measured_once() -> None:
+    found, measured = search(0.4, lambda left: left)
+    assert len(measured) == found.tries == 1
+    assert 0.4 <= found.plan.reached <= 0.45  # widths are whole
+    assert found.plan.asked == 0.4
+    assert found.plan.after.latency == pytest.approx(1 - found.plan.reached)
+
+
+@pytest.mark.parametrize("really", [lambda left: 0.3 + 0.7 * left, lambda left: left**1.4])
+def test_a_wrong_prediction_is_corrected(really: Remains) -> None:
+    found, measured = search(0.4, really)
+    assert len(measured) > 1
+    assert found.tries == len(measured)
+    assert abs(found.plan.reached - 0.4) <= 2 * TOLERANCE  # widths are whole
+    assert found.plan.reached in [pytest.approx(share) for share in measured]
+
+
+def test_of_plans_that_remove_enough_the_smallest_wins() -> None:
+    found, measured = search(0.4, lambda left: 0.3 + 0.7 * left)
+    enough = [share for share in measured if share >= 0.4 - TOLERANCE]
+    assert found.plan.reached == pytest.approx(min(enough))
+
+
+def test_a_share_that_is_never_measured_is_a_finding() -> None:
+    with pytest.raises(BudgetError, match=r"40.0% of the latency is not reachable: .* measured"):
+        search(0.4, lambda left: 0.9 + 0.1 * left)
+
+
+def test_a_share_that_is_not_even_predicted_is_a_finding() -> None:
+    with pytest.raises(BudgetError, match="can go"):
+        search(0.9, lambda left: left, fixed=1.0)
+
+
+def test_files_are_exported_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything but the clock is real: a file's bytes are its seconds."""
+    timed: list[list[str]] = []
+
+    def by_size(paths: list[Path], options: object, progress: object) -> Bench:
+        timed.append([path.name for path in paths])
+        return bench_of(paths[-1].stat().st_size / paths[0].stat().st_size)
+
+    monkeypatch.setattr(latency_target, "bench", by_size)
+    monkeypatch.setattr(
+        latency_target, "model_latency", lambda graph, whole, **options: model_of(graph)
+    )
+    ranking = ranking_of("Residual")
+    original = tmp_path / "original.onnx"
+    found = reach_latency(
+        ranking.graph,
+        0.05,
+        partial(_choose, ranking),
+        original,
+        LatencyOptions(threads=1),
+    )
+    assert original.is_file()
+    assert timed[0] == ["original.onnx"]
+    assert timed[1] == ["original.onnx", "candidate.onnx"]
+    assert found.plan.reached >= 0.05 - TOLERANCE
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["original.onnx"]
+
+
+def _choose(ranking: object, ratio: float, model: object) -> latency_target.PruningPlan:
+    return select(ranking, ratio=ratio, of="latency", latency=model)
