@@ -87,7 +87,7 @@ def _document(subject: Subject, view: Inspection) -> dict[str, Any]:
         "input_shapes": [list(shape) for shape in subject.model.input_shapes],
         "inputs": [asdict(tensor) for tensor in facts.inputs],
         "outputs": [asdict(tensor) for tensor in facts.outputs],
-        "cost": asdict(facts.cost),
+        "cost": facts.cost.by_name(),
         "prunable": asdict(facts.prunable),
         "groups": [
             {**asdict(group), "protected": group.name in view.protected} for group in view.groups

@@ -14,7 +14,6 @@ from graphprune_cli.validate import check_rows
 
 if TYPE_CHECKING:
     from graphprune.artifacts import FaithfulnessRecord, LatencyRecord
-    from graphprune.cost import Cost
     from graphprune.pipeline import Pruned
     from graphprune.selection import PruningPlan
 
@@ -162,19 +161,13 @@ def plan_summary(plan: PruningPlan) -> dict[str, Any]:
         "asked": plan.asked,
         "reached": plan.reached,
         "cost": {
-            name: _costs(cost) for name, cost in (("before", plan.before), ("after", plan.after))
+            name: cost.by_name() for name, cost in (("before", plan.before), ("after", plan.after))
         },
         "groups": [
             {"name": g.name, "units": g.units, "removed_units": list(g.removed_units)}
             for g in plan.groups
         ],
     }
-
-
-def _costs(cost: Cost) -> dict[str, float]:
-    """Return costs by name; the latency only where it was measured."""
-    counted: dict[str, float] = {"units": cost.units, "params": cost.params, "macs": cost.macs}
-    return counted if cost.latency is None else {**counted, "latency": cost.latency}
 
 
 def cost_rows(plan: PruningPlan) -> list[list[str]]:

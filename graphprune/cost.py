@@ -42,8 +42,12 @@ class Cost:
 
     def of(self, kind: str) -> float:
         """Return one cost by name: ``units``, ``params``, ``macs`` or ``latency``."""
-        costs = {"units": self.units, "params": self.params, "macs": self.macs}
-        return (self.latency or 0.0) if kind == "latency" else costs[kind]
+        return self.by_name().get(kind, 0.0) if kind == "latency" else self.by_name()[kind]
+
+    def by_name(self) -> dict[str, float]:
+        """Return all costs; the latency only where it was measured."""
+        counted = {"units": self.units, "params": self.params, "macs": self.macs}
+        return counted if self.latency is None else {**counted, "latency": self.latency}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
