@@ -42,12 +42,15 @@ class Cost:
 
     def of(self, kind: str) -> float:
         """Return one cost by name: ``units``, ``params``, ``macs`` or ``latency``."""
-        return self.by_name().get(kind, 0.0) if kind == "latency" else self.by_name()[kind]
+        costs = self.by_name()
+        return costs.get(kind, 0.0) if kind == "latency" else costs[kind]
 
     def by_name(self) -> dict[str, float]:
         """Return all costs; the latency only where it was measured."""
-        counted = {"units": self.units, "params": self.params, "macs": self.macs}
-        return counted if self.latency is None else {**counted, "latency": self.latency}
+        costs: dict[str, float] = {"units": self.units, "params": self.params, "macs": self.macs}
+        if self.latency is not None:
+            costs["latency"] = self.latency
+        return costs
 
 
 @dataclass(frozen=True, eq=False, slots=True)
