@@ -86,7 +86,7 @@ Criterion = Annotated[
         "--criterion",
         metavar="NAME",
         help="What ranks units: shapley, "
-        "shapley-paper, leave-one-out, taylor, taylor-signed, fisher, sensitivity, apoz, "
+        "shapley-paper, obs, leave-one-out, taylor, taylor-signed, fisher, sensitivity, apoz, "
         "group-magnitude, bn-scale, l1, l2, random or torch-pruning:NAME; or your own function, "
         "path/file.py:function.",
     ),

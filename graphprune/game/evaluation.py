@@ -91,7 +91,7 @@ class Evaluator:
         self._running = running
         self._device = running.device
         self._per_pass = passes_of(graph, running)
-        with _outside_inference():
+        with outside_inference():
             self.data = data.rebatched(self._per_pass).to(device=self._device)
             gated = fold_batch_norms(_without_gradients(gated_module(graph, units)))
             self._gated = lay_out(gated.to(self._device), graph.unknown_ops)
@@ -112,6 +112,11 @@ class Evaluator:
     def batches(self) -> tuple[Batch, ...]:
         """The batches in which images are run."""
         return self.data.batches
+
+    @property
+    def gated(self) -> fx.GraphModule:
+        """The network with gates that coalitions are run on; batch norms are folded."""
+        return self._gated
 
     @cached_property
     def per_sample(self) -> bool:
@@ -151,7 +156,7 @@ class Evaluator:
         if not len(coalitions):
             return torch.zeros(0, self.n_images, dtype=torch.float64)
         columns = []
-        with torch.inference_mode(), self._precision():
+        with torch.inference_mode(), self.in_precision():
             for index in range(len(self.batches)):
                 border = self._border(index)
                 rows = [
@@ -168,16 +173,16 @@ class Evaluator:
         batch, count = self.batches[index], len(kept)
         reference, labels = self.reference(index), batch.labels
         if count == 1:
-            gates = self._gates(kept[0])
+            gates = self.gates(kept[0])
             logits = class_logits(self._split.suffix(gates, *border))[: batch.n_images]
-            return performance(logits, reference, labels, *self._class_gates(gates))[None]
+            return performance(logits, reference, labels, *self.class_gates(gates))[None]
         padded = max(batch.n_images, 2)
-        gates = self._gates(kept.repeat_interleave(padded, 0))
+        gates = self.gates(kept.repeat_interleave(padded, 0))
         repeated = self._split.repeated(border, count)
         logits = class_logits(self._split.suffix(gates, *repeated))
         own = torch.arange(len(logits), device=logits.device) % padded < batch.n_images
         labels = None if labels is None else labels.repeat(count)
-        opened = tuple(each[own] for each in self._class_gates(gates))
+        opened = tuple(each[own] for each in self.class_gates(gates))
         worth = performance(logits[own], reference.repeat(count, 1, 1), labels, *opened)
         return worth.reshape(count, -1)
 
@@ -185,20 +190,21 @@ class Evaluator:
         """Return what no coalition changes of a batch; kept where the memory allows it."""
         known = self._borders.get(index)
         if known is None:
-            with _outside_inference(), self._precision():
-                known = self._split.prefix(*self._inputs(self.batches[index]))
+            with outside_inference(), self.in_precision():
+                known = self._split.prefix(*self.inputs(self.batches[index]))
             self._borders.add(index, known)
         return known
 
     @contextmanager
-    def _precision(self) -> Iterator[None]:
+    def in_precision(self) -> Iterator[None]:
+        """Compute in the precision asked for."""
         kind = torch.device(self._device).type
         lowered = self._running.precision == "bfloat16" and self._dtype == torch.float32
         # Gates are laid anew for every coalition, so nothing that is cast is worth keeping.
         with torch.autocast(kind, torch.bfloat16, enabled=lowered, cache_enabled=False):
             yield
 
-    def _class_gates(self, gates: Tensor) -> tuple[Tensor, ...]:
+    def class_gates(self, gates: Tensor) -> tuple[Tensor, ...]:
         """Return how far each class is open, (images or 1, 1, classes); nothing if all always are.
 
         As a tuple, because a performance is told only where it matters.
@@ -216,9 +222,9 @@ class Evaluator:
             DataError: They are not finite, so that no coalition is worth anything.
         """
         if index not in self._references:
-            gates = self._gates(torch.ones(self.graph.n_units))
+            gates = self.gates(torch.ones(self.graph.n_units))
             batch = self.batches[index]
-            with _outside_inference(), self._precision():
+            with outside_inference(), self.in_precision():
                 logits = class_logits(self._split.suffix(gates, *self._border(index)))
                 logits = logits[: batch.n_images].clone()
             if not bool(torch.isfinite(logits).all()):
@@ -259,15 +265,15 @@ class Evaluator:
         n_draws: int,
     ) -> GateGradients:
         reference = self.reference(index)
-        open_classes = self._class_gates(self._gates(coalitions))
+        open_classes = self.class_gates(self.gates(coalitions))
         drawn = [sample_predictions(reference, generator, *open_classes) for _ in range(n_draws)]
         task = _Task(performance, reference, self.batches[index].labels, tuple(drawn))
         if self.per_sample and len(coalitions) > 1:
-            gates = self._gates(coalitions).requires_grad_()
-            with self._precision():
+            gates = self.gates(coalitions).requires_grad_()
+            with self.in_precision():
                 outputs = self._split.suffix(gates, *self._border(index))
             logits = class_logits(outputs)[: len(coalitions)]
-            return _differentiate(logits, gates, self._class_gates(gates), task)
+            return _differentiate(logits, gates, self.class_gates(gates), task)
         return _stacked(
             [
                 self._gradient_of_one(self.batches[index], place, gates, task.only(place))
@@ -281,15 +287,21 @@ class Evaluator:
         """Differentiate one image with a coalition that all of a pass share."""
         one = slice(place, place + 1)
         inputs = tuple(filled_up(self.graph, x[one]) for x in batch.inputs)
-        gates = self._gates(coalition).requires_grad_()
-        with self._precision():
+        gates = self.gates(coalition).requires_grad_()
+        with self.in_precision():
             logits = class_logits(self._gated(gates, *inputs))[:1]
-        return _differentiate(logits, gates, self._class_gates(gates), task)
+        return _differentiate(logits, gates, self.class_gates(gates), task)
 
-    def _gates(self, coalitions: Tensor) -> Tensor:
+    def gates(self, coalitions: Tensor) -> Tensor:
+        """Turn coalitions (n_units,) or (images, n_units) into the gated network's first input."""
         return unit_gates(coalitions, self._dtype).to(self._device)
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+    def is_filled_up(self, batch: Batch) -> bool:
+        """Whether a batch is smaller than the network takes, so that an image is repeated."""
+        return len(filled_up(self.graph, batch.inputs[0])) > batch.n_images
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return a batch as the network takes it: filled up, laid out channels last."""
         return tuple(channels_last(filled_up(self.graph, x)) for x in batch.inputs)
 
 
@@ -311,7 +323,7 @@ class _Task:
 
 
 @contextmanager
-def _outside_inference() -> Iterator[None]:
+def outside_inference() -> Iterator[None]:
     """Compute without gradients what autograd may save later, unlike inference mode's tensors."""
     with torch.inference_mode(False), torch.no_grad():
         yield
