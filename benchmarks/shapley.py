@@ -89,6 +89,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="calibration images")
     parser.add_argument("--reference", type=int, help="evaluations a unit of the reference")
     parser.add_argument("--rivals", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--contestants", nargs="+", default=["*"], help="patterns of names")
     parser.add_argument("--jobs", type=int, default=2, help="groups at a time, for the errors")
     parser.add_argument("--threads", type=int, default=1, help="of each job")
     parser.add_argument("--quick", action="store_true", help="two groups, little of everything")
@@ -104,7 +105,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def settings_of(options: argparse.Namespace) -> Settings:
     """Return what all groups are played with."""
     quick = options.quick
-    budgets = options.budgets or ([2, 5, 10] if quick else [2, 5, 10, 20, 50])
+    budgets = options.budgets or ([2, 5, 10] if quick else [1, 2, 3, 5, 10, 20, 50])
     return Settings(
         shared=options.shared,
         cache=options.cache,
@@ -114,6 +115,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         seeds=options.seeds or (1 if quick else 3),
         reference=options.reference or (100 if quick else 200),
         rivals=options.rivals,
+        who=tuple(options.contestants),
         threads=options.threads,
     )
 

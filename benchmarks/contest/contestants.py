@@ -64,17 +64,17 @@ def contestants(*, readers: int, rivals: bool) -> list[Contestant]:
     """
     names = [name for name in available() if name not in _NOT_HERE]
     ours = [Contestant(name, "graphprune", _ours(name)) for name in names]
-    ours.append(Contestant(AUTO, "graphprune", lambda *run: _ours(chosen(run[0], readers))(*run)))
+    ours.append(Contestant(AUTO, "graphprune", lambda *run: _auto(readers, *run)))
     others = [Contestant(PAPER, PAPER, published)]
     if rivals:
         others += [Contestant(name, "rival", _theirs(run)) for name, run in installed().items()]
     return ours + others
 
 
-def chosen(game: GroupGame, readers: int) -> str:
-    """Return whom ``auto`` chooses; its default budget stands for all, the games are too large."""
+def chosen(game: GroupGame, readers: int, budget: int) -> str:
+    """Return whom ``auto`` chooses with a budget in evaluations."""
     kind = GameKind(n_players=game.n_players, readers=readers, sloped=True)
-    return chosen_estimator(kind, None, SHAPLEY)
+    return chosen_estimator(kind, budget, SHAPLEY)
 
 
 def published(game: GroupGame, budget: int, seed: int) -> Found:
@@ -82,6 +82,10 @@ def published(game: GroupGame, budget: int, seed: int) -> Found:
     orders = orders_of(seed, max(budget // game.n_players, 1), game.n_players)
     per_image = replay(game.values, orders)
     return Found(per_image.mean(0), magnitudes(per_image), 1 + orders.size)
+
+
+def _auto(readers: int, game: GroupGame, budget: int, seed: int) -> Found:
+    return _ours(chosen(game, readers, budget))(game, budget, seed)
 
 
 def _ours(name: str) -> Callable[[GroupGame, int, int], Found]:

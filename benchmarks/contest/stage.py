@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Settings:
         seeds: Runs of each contestant and budget.
         reference: Evaluations per unit of the reference.
         rivals: Whether other libraries take part.
+        who: Patterns of the names of those who take part.
         threads: Of torch.
     """
 
@@ -58,6 +60,7 @@ class Settings:
     seeds: int
     reference: int
     rivals: bool
+    who: tuple[str, ...]
     threads: int
 
 
@@ -101,7 +104,7 @@ class GroupResult:
         group: Name of the group.
         kind: ``interior`` (one layer reads it) or ``stream``.
         n_units: Its size.
-        auto: The estimator that ``auto`` chooses.
+        auto: The estimators that ``auto`` chooses, by ascending budget.
         floor: The reference's own expected error.
         reference_evaluations: Coalitions that the reference took.
         paper_seconds: Seconds of one evaluation of the published algorithm, full and partial.
@@ -159,7 +162,7 @@ def curves(network: str, group: str, settings: Settings) -> GroupResult:
     readers = readers_of(players, stage.network)
     each, difference = agreement(stage, readers, game)
     rows, count = [], len(readers.units)
-    for contestant in contestants(readers=count, rivals=settings.rivals):
+    for contestant in invited(count, settings):
         for budget in affordable(contestant, game.n_players, settings):
             row = measure(contestant, game, told, budget, settings.seeds)
             rows += [] if row is None else as_played(row, each)
@@ -169,7 +172,7 @@ def curves(network: str, group: str, settings: Settings) -> GroupResult:
         group=group,
         kind="stream" if count > 1 else "interior",
         n_units=game.n_players,
-        auto=chosen(game, count),
+        auto=", then ".join(chosen_by_budget(game, count, settings)),
         floor=told.floor,
         reference_evaluations=told.evaluations,
         paper_seconds=each,
@@ -179,11 +182,23 @@ def curves(network: str, group: str, settings: Settings) -> GroupResult:
     )
 
 
+def invited(readers: int, settings: Settings) -> list[Contestant]:
+    """Return who takes part where so many layers read the players."""
+    everyone = contestants(readers=readers, rivals=settings.rivals)
+    return [each for each in everyone if any(fnmatch(each.name, one) for one in settings.who)]
+
+
 def affordable(contestant: Contestant, n_players: int, settings: Settings) -> list[int]:
     """Return the budgets that a contestant plays with."""
     most = settings.most * (_PAPER_SHARE if contestant.party == PAPER else 1)
     smallest = settings.budgets[0]
     return [each for each in settings.budgets if each == smallest or each * n_players <= most]
+
+
+def chosen_by_budget(game: GroupGame, readers: int, settings: Settings) -> tuple[str, ...]:
+    """Return whom ``auto`` chooses, from the smallest budget to the largest."""
+    budgets = (each * game.n_players for each in settings.budgets)
+    return tuple(dict.fromkeys(chosen(game, readers, budget) for budget in budgets))
 
 
 def agreement(
@@ -286,8 +301,7 @@ def timed(result: GroupResult, runs: Sequence[tuple[str, int]], settings: Settin
     stage = board(result.network, settings)
     players = stage.group(result.group)
     readers = readers_of(players, stage.network)
-    everyone = contestants(readers=len(readers.units), rivals=settings.rivals)
-    by_name = {each.name: each for each in everyone}
+    by_name = {each.name: each for each in invited(len(readers.units), settings)}
     measured = {}
     for name, budget in runs:
         begun = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from graphprune.estimators.semivalues import Semivalue
@@ -10,10 +11,16 @@ SMALL = 8
 """Games of up to this many players are enumerated where the budget pays for it."""
 
 WIDE = 16
-"""From this many players on gradients pay, where they do not mislead."""
+"""From this many players on gradients help coalitions, where they do not mislead."""
 
 FEW_READERS = 4
 """Gate gradients mislead where more layers than this read the players, one after the other."""
+
+ONLY_GRADIENTS = 4
+"""Evaluations per player below which coalitions tell less than the gradients they would replace."""
+
+MOSTLY_GRADIENTS = 8
+"""Evaluations per player below which coalitions tell less than gradients, even misleading ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,10 @@ def chosen_estimator(kind: GameKind, budget: int | None, semivalue: Semivalue) -
     coalitions = kind.n_players + 1 if semivalue.low == 1 else 1 << kind.n_players
     if semivalue.low == 1 or (kind.n_players <= SMALL and (budget is None or coalitions <= budget)):
         return "exact"
-    if kind.sloped and kind.readers <= FEW_READERS and kind.n_players >= WIDE:
-        return "gaussian-process-gradients"
-    return "gaussian-process"
+    if not kind.sloped:
+        return "gaussian-process"
+    share = math.inf if budget is None else budget / kind.n_players
+    if share < ONLY_GRADIENTS:
+        return "owen"
+    helped = kind.readers <= FEW_READERS or share < MOSTLY_GRADIENTS
+    return "gaussian-process-gradients" if helped and kind.n_players >= WIDE else "gaussian-process"

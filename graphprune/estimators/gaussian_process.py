@@ -79,8 +79,8 @@ class GradientLedEstimator(GaussianProcessEstimator):
 
     Gradients cost about three evaluations and tell about all players at once, but they err by more
     than chance. How much is judged by their distance from what the coalitions tell, so that they
-    lead where coalitions are few and fade where these tell more. A draw for every
-    second unit is made, 8 at least and 32 at most, but not for more than half of the budget.
+    lead where coalitions are few and fade where these tell more. A draw for every unit is made, 16
+    at least and 32 at most, but not for more than half of the budget.
     """
 
     def slopes(self, game: SlopedGame) -> Floats:  # type: ignore[override] # its name says so
@@ -94,7 +94,7 @@ class GradientLedEstimator(GaussianProcessEstimator):
         return 2 * SLOPE_COST * self._n_pairs(n_players)
 
     def _n_pairs(self, n_players: int) -> int:
-        most = int(np.clip(n_players // 8 * 2, *_PAIRS))
+        most = int(np.clip(n_players // 4 * 2, *_PAIRS))
         if self.budget is None:
             return most
         if self.budget < _LEAST:
@@ -105,8 +105,8 @@ class GradientLedEstimator(GaussianProcessEstimator):
         return min(self.budget // (2 * 2 * SLOPE_COST) // 2 * 2, most)
 
 
-_PAIRS = (4, 16)
-"""Pairs of gradients at least, where the budget allows it, and at most; between, one in 4 units."""
+_PAIRS = (8, 16)
+"""Pairs of gradients at least, where the budget allows it, and at most; between, one in 2 units."""
 
 _LEAST = 2 * 2 * SLOPE_COST + 2 + 2 * 2 * PER_BLOCK
 """Evaluations that two pairs of gradients take, the two ends and two blocks of coalitions."""

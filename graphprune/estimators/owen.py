@@ -194,8 +194,9 @@ def _gates(
 ) -> npt.NDArray[np.float32]:
     """Return a pair of opposite openings for every image, (2, n_images, n_players)."""
     generator = np.random.default_rng([seed, number])
-    # Golden-ratio steps fill [0, 1] evenly however many pairs follow; images begin anywhere.
-    starts = np.random.default_rng([seed, _STARTS]).random(game.n_images)
+    # Golden-ratio steps fill [0, 1] evenly however many pairs follow, and so do the images' starts.
+    first = np.random.default_rng([seed, _STARTS])
+    starts = (first.permutation(game.n_images) + first.random()) / game.n_images
     share = (starts + number * _GOLDEN) % 1.0
     openings = []
     draws = generator.random((game.n_images, game.n_players))

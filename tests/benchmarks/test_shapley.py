@@ -19,7 +19,16 @@ from benchmarks.contest.games import VALUE, RememberedGame
 from benchmarks.contest.metrics import magnitudes, overlap, relative_error, spearman
 from benchmarks.contest.published import orders_of, play, readers_of, replay
 from benchmarks.contest.reference import Reference, reference
-from benchmarks.contest.stage import GroupResult, Row, Settings, affordable, as_played, measure
+from benchmarks.contest.stage import (
+    GroupResult,
+    Row,
+    Settings,
+    affordable,
+    as_played,
+    chosen_by_budget,
+    invited,
+    measure,
+)
 from benchmarks.contest.table import markdown, show, tables
 from benchmarks.contest.verdict import FULL, PARTIAL, champion, first_good, targets, to_time
 from benchmarks.networks import Network, PlainNetwork, ResidualNetwork, train
@@ -240,9 +249,11 @@ def test_auto_plays_whom_it_chooses(images: Tensor) -> None:
     graph = gp.trace(randomized(PlainNetwork((10, 4))), (images,))
     game = RememberedGame(graph, graph.groups[0], as_batches((images,)))
     by_name = {each.name: each for each in contestants(readers=10, rivals=False)}
-    found = by_name["auto"].run(game, 40, 3)
-    same = by_name[chosen(game, True)].run(game, 40, 3)
-    np.testing.assert_array_equal(found.values, same.values)
+    for budget, name in ((39, "owen"), (40, "gaussian-process")):
+        assert chosen(game, 10, budget) == name
+        found = by_name["auto"].run(game, budget, 3)
+        same = by_name[name].run(game, budget, 3)
+        np.testing.assert_array_equal(found.values, same.values)
 
 
 def test_measuring(images: Tensor) -> None:
@@ -269,11 +280,25 @@ def test_measuring(images: Tensor) -> None:
 
 
 def test_large_budgets_are_left_to_the_published_algorithm() -> None:
-    settings = Settings(Path(), Path(), 1, (2, 5, 20), 60, 1, 1, True, 1)
+    settings = Settings(Path(), Path(), 1, (2, 5, 20), 60, 1, 1, True, ("*",), 1)
     ours = Contestant("ours", "graphprune", lambda *_: Found(np.zeros(1)))
     assert affordable(ours, 10, settings) == [2, 5]
     assert affordable(ours, 100, settings) == [2]
     assert affordable(replace(ours, party="published"), 9, settings) == [2, 5, 20]
+
+
+def test_who_takes_part() -> None:
+    options = shapley.parsed(["--contestants", "auto", "p*", "--no-rivals"])
+    names = [each.name for each in invited(1, shapley.settings_of(options))]
+    assert names == ["permutation", "auto", "published"]
+
+
+def test_auto_is_shown_with_all_whom_it_chooses(images: Tensor) -> None:
+    graph = gp.trace(randomized(PlainNetwork((16, 4))), (images,))
+    game = RememberedGame(graph, graph.groups[0], as_batches((images,)))
+    settings = shapley.settings_of(shapley.parsed(["--budgets", "1", "2", "5", "20"]))
+    assert chosen_by_budget(game, 1, settings) == ("owen", "gaussian-process-gradients")
+    assert chosen_by_budget(game, 9, settings)[-1] == "gaussian-process"
 
 
 # ---- verdicts and tables ------------------------------------------------------------------------
