@@ -59,7 +59,8 @@ class LinearLayer:
         node: Name of the call.
         source: Name of the node that makes its input.
         weight: Name of the parameter.
-        bias: Name of the bias; None if there is none, '' if it is not a parameter.
+        bias: Name of the parameter that is added; None if there is none.
+        added: Name of the node that makes what is added, a parameter or not; None if nothing is.
         layout: How its tensors are laid out.
     """
 
@@ -67,6 +68,7 @@ class LinearLayer:
     source: str
     weight: str
     bias: str | None
+    added: str | None
     layout: Layout
 
 
@@ -114,14 +116,15 @@ def _layer(module: fx.GraphModule, node: fx.Node) -> LinearLayer | None:
     layout = read.layout(node, tensor)
     if layout is None:
         return None
-    bias = None if read.bias is None else argument(node, read.bias)
-    return LinearLayer(node.name, source.name, str(weight.target), _bias(module, bias), layout)
-
-
-def _bias(module: fx.GraphModule, bias: object) -> str | None:
-    if bias is None:
-        return None
-    return str(bias.target) if _is_parameter(module, bias) else ""  # type: ignore[attr-defined]
+    added: fx.Node | None = None if read.bias is None else argument(node, read.bias)
+    return LinearLayer(
+        node=node.name,
+        source=source.name,
+        weight=str(weight.target),
+        bias=None if added is None or not _is_parameter(module, added) else str(added.target),
+        added=None if added is None else added.name,
+        layout=layout,
+    )
 
 
 def _is_parameter(module: fx.GraphModule, node: object) -> bool:

@@ -71,7 +71,8 @@ class Judge:
         """Judge a pruned network.
 
         Args:
-            module: The network; it takes what the unpruned one takes, on any device.
+            module: The network, in evaluation mode; it takes what the unpruned one takes, on any
+                device.
             kept: The units that it has, (n_units,) Bool; says which classes are left.
         """
         logits = _logits(self._graph, module, self._data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,39 @@ _SWITCH = "graphprune.training_flag"
 """Key in a node's ``meta``: place of the flag that ``train()`` switches."""
 
 
+_ORIGIN = "graphprune.origin"
+"""Key in a pruned network's ``meta``: its :class:`Origin`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What a network was cut from; its copies share it, files do not hold it.
+
+    Args:
+        graph: The unpruned network.
+        kept: The units that are left, (n_units,) Bool.
+    """
+
+    graph: DependencyGraph
+    kept: Kept
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Origin:
+        """Return itself: the unpruned network is not part of a pruned one."""
+        return self
+
+
 class PrunedModel(fx.GraphModule):
     """A physically smaller network: an ordinary module, called like the model it came from.
 
     Parameters and buffers keep their names, dtypes, ties and ``requires_grad``. ``train()`` and
     ``eval()`` switch batch norms and dropouts as they do in the model.
     """
+
+    @property
+    def origin(self) -> Origin | None:
+        """What it was cut from; None if that is unknown, as of a network read from a file."""
+        origin = self.meta.get(_ORIGIN)
+        return origin if isinstance(origin, Origin) else None
 
     @property
     def signature(self) -> InputSignature:
@@ -99,7 +127,9 @@ def cut(graph: DependencyGraph, kept: Kept) -> PrunedModel:
             rewrite(_resize(graph, node, kept))
     _drop_replaced(module, graph.program.module)
     module.graph.lint()
-    return as_pruned_model(module, pytree.tree_leaves(graph.example_inputs))
+    smaller = as_pruned_model(module, pytree.tree_leaves(graph.example_inputs))
+    smaller.meta[_ORIGIN] = Origin(graph, kept)
+    return smaller
 
 
 def _drop_replaced(module: fx.GraphModule, before: fx.GraphModule) -> None:

@@ -76,6 +76,32 @@ class CalibrationBatches:
             left -= batch.n_images
         return _collected(kept, source=self.source)
 
+    def split(
+        self, n_held_out: int, *, seed: int = 0
+    ) -> tuple[CalibrationBatches, CalibrationBatches]:
+        """Part the images at random: those left, and ``n_held_out`` held out, each in its order.
+
+        Args:
+            n_held_out: How many to hold out, fewer than there are.
+            seed: Equal seeds hold out the same.
+
+        Raises:
+            DataError: Nothing would be left, or nothing held out.
+        """
+        if not 0 < n_held_out < self.n_images:
+            raise DataError(
+                f"cannot hold {n_held_out} of {self.n_images} images out",
+                hint="give more calibration images",
+            )
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(self.n_images, generator=generator)
+        size, whole = self.batches[0].n_images, _joined(self.batches)
+        rest, held = (
+            _collected(list(_split(_picked(whole, part.sort().values), size)), source=self.source)
+            for part in (order[n_held_out:], order[:n_held_out])
+        )
+        return rest, held
+
     def to(
         self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> CalibrationBatches:
@@ -229,6 +255,13 @@ def _sliced(batch: Batch, start: int, stop: int) -> Batch:
     return Batch(
         inputs=tuple(value[start:stop] for value in batch.inputs),
         labels=None if batch.labels is None else batch.labels[start:stop],
+    )
+
+
+def _picked(batch: Batch, index: torch.Tensor) -> Batch:
+    return Batch(
+        inputs=tuple(x[index.to(x.device)] for x in batch.inputs),
+        labels=None if batch.labels is None else batch.labels[index.to(batch.labels.device)],
     )
 
 

@@ -3,7 +3,13 @@
 One method a file; importing this package registers them all.
 """
 
-from graphprune.repairs import batchnorm, none  # noqa: F401 - registers the methods
-from graphprune.repairs.registry import RepairJob, RepairResult, available, repair
+from graphprune.repairs import (  # noqa: F401 - registers the methods
+    auto,
+    batchnorm,
+    distill,
+    least_squares,
+    none,
+)
+from graphprune.repairs.registry import LayerGain, RepairJob, RepairResult, available, repair
 
-__all__ = ["RepairJob", "RepairResult", "available", "repair"]
+__all__ = ["LayerGain", "RepairJob", "RepairResult", "available", "repair"]

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import DataError
-from graphprune.repairs.registry import RepairJob, register
+from graphprune.repairs.registry import Outcome, RepairJob, register
 from graphprune.surgery import PrunedModel
 
 _aten = torch.ops.aten
@@ -34,11 +33,12 @@ _CONSTANT = 1e-12
 
 
 @register("batchnorm")
-def reestimate(job: RepairJob) -> tuple[str, ...]:
+def reestimate(job: RepairJob) -> Outcome:
     """Set running means and variances to those of the calibration images."""
     norms = _norms(job.model)
     if not norms:
-        return ("the network has no BatchNorm with running statistics; nothing was repaired",)
+        note = "the network has no BatchNorm with running statistics; nothing was repaired"
+        return Outcome(notes=(note,))
     walk = _Walk(job.model, norms)
     for batch in job.data:
         walk.run(*_flat(job.model, batch.inputs))
@@ -46,7 +46,7 @@ def reestimate(job: RepairJob) -> tuple[str, ...]:
     notes = [f"BatchNorm statistics re-estimated on {job.data.n_images} images"]
     if kept:
         notes.append(f"{kept} channels are constant on these images and keep their variance")
-    return tuple(notes)
+    return Outcome(notes=tuple(notes))
 
 
 @dataclass(eq=False)
@@ -130,10 +130,4 @@ def _reads_statistics(node: fx.Node) -> bool:
 
 def _flat(model: PrunedModel, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
     """Return inputs in the structure that the network takes."""
-    structure = model.signature.structure
-    if structure.num_leaves != len(inputs):
-        raise DataError(
-            f"the data gives {len(inputs)} inputs, the network takes {structure.num_leaves}",
-            hint="give one tensor for each input",
-        )
-    return tuple(pytree.tree_unflatten(inputs, structure))
+    return tuple(pytree.tree_unflatten(inputs, model.signature.structure))

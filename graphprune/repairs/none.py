@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from graphprune.repairs.registry import RepairJob, register
+from graphprune.repairs.registry import Outcome, RepairJob, register
 
 
 @register("none", needs_data=False)
-def keep(job: RepairJob) -> tuple[str, ...]:
+def keep(job: RepairJob) -> Outcome:
     """Change nothing."""
     del job
-    return ()
+    return Outcome()

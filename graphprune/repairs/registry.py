@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from graphprune.data import CalibrationBatches
-from graphprune.errors import DataError, OptionError, SurgeryError
-from graphprune.surgery import PrunedModel
+from graphprune.errors import DataError, ModelError, OptionError, SurgeryError
+from graphprune.fidelity import Fidelity, Judge
+from graphprune.game.evaluation import MEMORY
+from graphprune.progress import Progress, silent
+from graphprune.signature import a_weight
+from graphprune.surgery import Origin, PrunedModel
 from graphprune.tracing import named_tensors
+
+FEWEST_HELD_OUT = 4
+"""With fewer held-out images nothing is checked, and all images are fitted."""
+
+HELD_OUT = 8
+"""One in so many images is held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +32,72 @@ class RepairJob:
     Args:
         model: A copy of the pruned network in evaluation mode, whose weights the method refits in
             place.
-        data: Calibration images, in the network's dtype and on its device.
+        data: Calibration images to fit, in the network's dtype and on its device.
+        held_out: Images that no weight may be fitted to; None if there are too few.
+        judge: Compares with the unpruned network on the held-out images; None where there are none
+            or where the network makes no predictions.
+        origin: What the network was cut from, if that is known.
+        seed: Seed of everything random.
+        max_memory: Bytes that activations may take.
+        progress: Told about every step.
     """
 
     model: PrunedModel
     data: CalibrationBatches
+    held_out: CalibrationBatches | None = None
+    judge: Judge | None = None
+    origin: Origin | None = None
+    seed: int = 0
+    max_memory: int = MEMORY
+    progress: Progress = field(default=silent)
+
+    @property
+    def source(self) -> Origin:
+        """What the network was cut from.
+
+        Raises:
+            OptionError: It is unknown.
+        """
+        if self.origin is None:
+            raise OptionError(
+                "this repair compares with the unpruned network, and the pruned one was read from "
+                "a file, which does not hold it",
+                hint="repair what graphprune.prune returns, before it is saved, or use "
+                "method='batchnorm'",
+            )
+        return self.origin
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerGain:
+    """What the refit of one layer was worth.
+
+    Args:
+        layer: Name of its weight.
+        before: Squared error of its output before, as a share of the output's variance, on held-out
+            images (on the fitted ones where none are held out).
+        after: The same after the refit.
+        ridge: Strength of the ridge that was chosen, zero for a bias alone; None where the layer
+            stayed as it was because no refit lowered the error.
+    """
+
+    layer: str
+    before: float
+    after: float
+    ridge: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a method tells.
+
+    Args:
+        notes: What the user should know.
+        layers: What each layer gained, in execution order.
+    """
+
+    notes: tuple[str, ...] = ()
+    layers: tuple[LayerGain, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,33 +109,45 @@ class RepairResult:
         method: What repaired it.
         changed: Parameters and buffers that differ from before, by every name of a shared one.
         notes: What the user should know.
+        layers: What each layer gained, for methods that refit layer by layer.
+        before: Fidelity of the network as it was cut, on held-out images; None where there are
+            none, or where the unpruned network is not known.
+        after: The same of the repaired network.
     """
 
     model: PrunedModel
     method: str
     changed: tuple[str, ...]
     notes: tuple[str, ...]
+    layers: tuple[LayerGain, ...] = ()
+    before: Fidelity | None = None
+    after: Fidelity | None = None
 
 
-Method = Callable[[RepairJob], tuple[str, ...]]
-"""Refits ``job.model`` in place and returns notes."""
+Method = Callable[[RepairJob], Outcome]
+"""Refits ``job.model`` in place."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     run: Method
     needs_data: bool
+    guarded: bool
 
 
 _METHODS: dict[str, _Entry] = {}
 
 
-def register(name: str, *, needs_data: bool = True) -> Callable[[Method], Method]:
+def register(
+    name: str, *, needs_data: bool = True, guarded: bool = False
+) -> Callable[[Method], Method]:
     """Register a repair method.
 
     Args:
         name: What users call it.
         needs_data: Whether it looks at calibration images.
+        guarded: Whether its result is kept only if it is nearer to the unpruned network, on
+            held-out images, than what it was given.
 
     Raises:
         ValueError: There is a method of that name.
@@ -73,7 +156,7 @@ def register(name: str, *, needs_data: bool = True) -> Callable[[Method], Method
     def add(method: Method) -> Method:
         if name in _METHODS:
             raise ValueError(f"there are two repair methods named {name!r}")
-        _METHODS[name] = _Entry(method, needs_data)
+        _METHODS[name] = _Entry(method, needs_data, guarded)
         return method
 
     return add
@@ -85,7 +168,13 @@ def available() -> tuple[str, ...]:
 
 
 def repair(
-    pruned: PrunedModel, data: CalibrationBatches | None, method: str = "batchnorm"
+    pruned: PrunedModel,
+    data: CalibrationBatches | None,
+    method: str = "least-squares",
+    *,
+    seed: int = 0,
+    max_memory: int = MEMORY,
+    progress: Progress = silent,
 ) -> RepairResult:
     """Refit a pruned network's weights; shapes, names and structure stay.
 
@@ -93,26 +182,43 @@ def repair(
         pruned: The network; it is not changed.
         data: Calibration images; None for methods that need none.
         method: One of :func:`available`.
+        seed: Seed of everything random.
+        max_memory: Bytes that activations may take.
+        progress: Told about every step.
 
     Raises:
-        OptionError: There is no such method.
-        DataError: The method needs images and there are none.
+        OptionError: There is no such method, or it needs the unpruned network and that is unknown.
+        DataError: The method needs images and there are none, or they do not fit the network.
         SurgeryError: The images make a weight NaN or infinite.
     """
     entry = _entry(method)
     model = copy.deepcopy(pruned).eval()
+    if not entry.needs_data:
+        return RepairResult(model=model, method=method, changed=(), notes=())
+    if data is None:
+        raise DataError(
+            f"repair {method!r} needs calibration images", hint="pass data, or method='none'"
+        )
+    fitted, held_out = _parts(_fitting(data, model), guarded=entry.guarded, seed=seed)
+    job = RepairJob(
+        model=model,
+        data=fitted,
+        held_out=held_out,
+        judge=_judge_of(pruned.origin, held_out),
+        origin=pruned.origin,
+        seed=seed,
+        max_memory=max_memory,
+        progress=progress,
+    )
     before = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
-    notes: tuple[str, ...] = ()
-    if entry.needs_data:
-        if data is None:
-            raise DataError(
-                f"repair {method!r} needs calibration images", hint="pass data, or method='none'"
-            )
-        with torch.no_grad():
-            notes = entry.run(RepairJob(model=model, data=_fitting(data, model)))
+    with torch.no_grad():
+        outcome = entry.run(job)
     changed = _changed(before, named_tensors(model))
     _require_finite(model, changed, method)
-    return RepairResult(model=model, method=method, changed=changed, notes=notes)
+    result = RepairResult(
+        model=model, method=method, changed=changed, notes=outcome.notes, layers=outcome.layers
+    )
+    return _guarded(result, pruned, job) if entry.guarded else result
 
 
 def _entry(method: str) -> _Entry:
@@ -122,8 +228,66 @@ def _entry(method: str) -> _Entry:
 
 
 def _fitting(data: CalibrationBatches, model: PrunedModel) -> CalibrationBatches:
-    weight = next(model.parameters(), None)
+    """Return data in the network's dtype and on its device.
+
+    Raises:
+        DataError: It has another number of inputs than the network.
+    """
+    given, taken = len(data.batches[0].inputs), model.signature.structure.num_leaves
+    if given != taken:
+        raise DataError(
+            f"the data gives {given} inputs, the network takes {taken}",
+            hint="give one tensor for each input",
+        )
+    weight = a_weight(model)
     return data if weight is None else data.to(dtype=weight.dtype, device=weight.device)
+
+
+def _parts(
+    data: CalibrationBatches, *, guarded: bool, seed: int
+) -> tuple[CalibrationBatches, CalibrationBatches | None]:
+    """Hold images out for methods whose result is checked."""
+    n_held_out = data.n_images // HELD_OUT
+    if not guarded or n_held_out < FEWEST_HELD_OUT:
+        return data, None
+    return data.split(n_held_out, seed=seed)
+
+
+def _judge_of(origin: Origin | None, held_out: CalibrationBatches | None) -> Judge | None:
+    if origin is None or held_out is None:
+        return None
+    try:
+        return Judge(origin.graph, held_out)
+    except ModelError:  # it makes no predictions
+        return None
+
+
+def _why_unchecked(job: RepairJob) -> str:
+    if job.held_out is None:
+        return f"{job.data.n_images} images are too few to hold some out"
+    return "the network returns no predictions to compare"
+
+
+def _guarded(result: RepairResult, pruned: PrunedModel, job: RepairJob) -> RepairResult:
+    """Keep a repair only if it brings predictions on held-out images nearer to the unpruned's."""
+    if job.judge is None:
+        return replace(result, notes=(*result.notes, f"{_why_unchecked(job)}: nothing was checked"))
+    kept, as_cut = job.source.kept, copy.deepcopy(pruned).eval()
+    before, after = (job.judge.judge(model, kept) for model in (as_cut, result.model))
+    judged = replace(result, before=before, after=after)
+    if after.kl < before.kl:
+        return judged
+    note = (
+        f"{result.method} was not kept: on {after.n_images} held-out images the divergence from "
+        f"the unpruned network would be {after.kl:.4g} instead of {before.kl:.4g}"
+    )
+    return replace(
+        judged,
+        model=as_cut,
+        changed=(),
+        notes=(*result.notes, note),
+        after=before,
+    )
 
 
 def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> tuple[str, ...]:

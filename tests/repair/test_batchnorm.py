@@ -6,15 +6,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.data import Batch, as_batches
+from graphprune.data import Batch, CalibrationBatches, as_batches
 from graphprune.errors import DataError
 from graphprune.graph import trace
-from graphprune.repairs import repair
+from graphprune.repairs import RepairResult
+from graphprune.repairs import repair as repair_by
 from graphprune.surgery import PrunedModel, cut
 from tests.export.subjects import subject
 from tests.helpers import random_kept, randomize
 
 IMAGES = 2 * torch.randn(30, 3, 8, 8, generator=torch.Generator().manual_seed(7)) + 1
+
+
+def repair(pruned: PrunedModel, data: CalibrationBatches) -> RepairResult:
+    return repair_by(pruned, data, "batchnorm")
 
 
 def whole(model: nn.Module, inputs: tuple[Tensor, ...]) -> PrunedModel:

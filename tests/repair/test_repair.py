@@ -12,12 +12,12 @@ from graphprune.data import as_batches
 from graphprune.errors import DataError, OptionError, SurgeryError
 from graphprune.graph import trace
 from graphprune.repairs import RepairJob, available, repair
-from graphprune.repairs.registry import register
+from graphprune.repairs.registry import Outcome, register
 from graphprune.surgery import PrunedModel, cut
 from tests.export.subjects import subject
 from tests.helpers import run
 
-IMAGES = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(5))
 
 
 @pytest.mark.parametrize("method", available())
@@ -57,21 +57,21 @@ def test_methods_that_look_at_images_need_some() -> None:
 
 def test_an_unknown_method_is_refused_with_the_list() -> None:
     assert {"none", "batchnorm"} <= set(available())
-    with pytest.raises(OptionError, match="batchnorm, none"):
+    with pytest.raises(OptionError, match="batchnorm, bias, distill, least-squares, none"):
         repair(subject("Trained").pruned, as_batches((IMAGES,)), "magic")
 
 
 def test_a_name_can_be_taken_once() -> None:
     with pytest.raises(ValueError, match="batchnorm"):
-        register("batchnorm")(lambda job: ())
+        register("batchnorm")(lambda job: Outcome())
 
 
 def test_what_overflows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from graphprune.repairs import registry
 
-    def overflow(job: RepairJob) -> tuple[str, ...]:
+    def overflow(job: RepairJob) -> Outcome:
         job.model.get_parameter("fc.weight").fill_(float("inf"))
-        return ()
+        return Outcome()
 
     monkeypatch.setattr(registry, "_METHODS", {})
     register("overflow")(overflow)

@@ -1,0 +1,308 @@
+"""Least squares: layers refitted one after the other, so that they go on giving what they gave.
+
+The networks are walked side by side in execution order. Every convolution and linear layer whose
+input has changed is refitted by ridge regression on sampled places of the calibration images: from
+what it receives in the pruned and so far repaired network to what makes the network go on as the
+unpruned one does (:mod:`graphprune.repairs.targets`), starting from its present weights. An
+intercept goes into its bias, or into the mean of the batch norm that follows. The ridge is the one
+that leaves the least error on held-out images; where none helps, the layer stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from graphprune.analysis import overload_name
+from graphprune.coalition import stays
+from graphprune.columns import LinearLayer, linear_layers, random_places
+from graphprune.game.evaluation import filled_up, passes_of
+from graphprune.graph import DependencyGraph
+from graphprune.ops.resize import argument
+from graphprune.repairs.lockstep import Walk, shelf
+from graphprune.repairs.origin import changed_nodes, unpruned_like
+from graphprune.repairs.registry import LayerGain, Outcome, RepairJob, register
+from graphprune.repairs.ridge import Change, LeastSquares
+from graphprune.repairs.targets import ShapeOf, Target, corrected, squared_scales, target_of
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Ridges that are tried, as shares of the mean square of a column."""
+
+UNCHECKED_STRENGTH = 1e-2
+"""The ridge where there are no held-out images to choose one by."""
+
+ROWS_PER_COLUMN = 15
+FEWEST_ROWS = 10_000
+MOST_ROWS = 80_000
+
+WIDEST = 8192
+"""Layers of more columns are given fewer rows than that, so that the dual problem is small."""
+
+
+@register("least-squares", guarded=True)
+def least_squares(job: RepairJob) -> Outcome:
+    """Refit the weights and biases of all layers that receive something else than before."""
+    return _outcome(_Refit(job, weights=True).run(), job)
+
+
+@register("bias", guarded=True)
+def bias(job: RepairJob) -> Outcome:
+    """Refit biases only: what is missing on average is added."""
+    return _outcome(_Refit(job, weights=False).run(), job)
+
+
+def _outcome(gains: Sequence[LayerGain], job: RepairJob) -> Outcome:
+    refitted = [gain for gain in gains if gain.ridge is not None]
+    note = f"{len(refitted)} of {len(gains)} layers refitted on {job.data.n_images} images"
+    if not gains:
+        note = "no layer receives anything else than before; nothing was repaired"
+    return Outcome(notes=(note,), layers=tuple(gains))
+
+
+class _Refit:
+    """Both networks, layer by layer.
+
+    Args:
+        job: The pruned network and the images.
+        weights: Whether weights are refitted, or biases only.
+    """
+
+    def __init__(self, job: RepairJob, *, weights: bool) -> None:
+        self._job = job
+        self._weights = weights
+        self._origin = job.source
+        self._nodes: dict[str, fx.Node] = {node.name: node for node in job.model.graph.nodes}
+        self._generator = torch.Generator().manual_seed(job.seed)
+        batches = [_batches(job, held_out=False), _batches(job, held_out=True)]
+        self._batches = [*batches[0], *batches[1]]
+        self._fitted = range(len(batches[0]))
+        # Without held-out images errors are those of the fit.
+        self._checked = range(len(batches[0]) if batches[1] else 0, len(self._batches))
+
+    def run(self) -> list[LayerGain]:
+        """Walk through the networks and refit; return what became of every layer looked at."""
+        model, graph, gains = self._job.model, self._origin.graph, []
+        changed = changed_nodes(model, self._origin)
+        layers = [each for each in linear_layers(model).values() if each.source in changed]
+        targets = [target_of(self._nodes[layer.node], _shapes_in(graph)) for layer in layers]
+        asked = Counter(target.layer.name for target in targets)
+        asked.update(target.end.name for target in targets)
+        with shelf(self._job.max_memory) as kept:
+            unpruned = Walk(unpruned_like(model, graph), self._batches, asked, kept)
+            pruned = Walk(model, self._batches, {}, kept)
+            for done, (layer, target) in enumerate(zip(layers, targets, strict=True), 1):
+                pruned.until(layer.node)
+                unpruned.through(layer.node)
+                unpruned.through(target.end.name)
+                rows = _Rows(self, layer, target, unpruned, pruned)
+                gains.append(self._refit(rows))
+                unpruned.take(layer.node)
+                unpruned.take(target.end.name)
+                self._job.progress("layers refitted", done, len(layers))
+        return gains
+
+    def _refit(self, rows: _Rows) -> LayerGain:
+        """Refit one layer, if that lowers its error."""
+        sink = _sink_of(self._job.model, self._nodes[rows.layer.node], rows.layer)
+        problem = LeastSquares(intercept=sink is not None)
+        checked = []
+        for batch in range(len(self._batches)):
+            sample = rows.sample(batch)
+            if batch in self._fitted:
+                problem.add(sample.columns, sample.residuals)
+            if batch in self._checked:
+                checked.append(sample)
+        name, before = rows.layer.weight, _error(checked, None)
+        best = LayerGain(layer=name, before=before, after=before, ridge=None)
+        chosen = None
+        for strength, change in self._candidates(problem, sink is not None):
+            after = _error(checked, change)
+            if after < best.after:
+                best, chosen = (
+                    LayerGain(layer=name, before=before, after=after, ridge=strength),
+                    change,
+                )
+        if chosen is not None:
+            self._apply(rows.layer, chosen, sink)
+        return best
+
+    def _candidates(self, problem: LeastSquares, intercept: bool) -> list[tuple[float, Change]]:
+        if not self._weights:
+            return [(0.0, problem.shift())] if intercept else []
+        strengths = STRENGTHS if self._job.held_out is not None else (UNCHECKED_STRENGTH,)
+        return list(zip(strengths, problem.solutions(strengths), strict=True))
+
+    def _apply(self, layer: LinearLayer, change: Change, sink: _Sink | None) -> None:
+        weight = self._job.model.get_parameter(layer.weight)
+        if self._weights:
+            matrix = layer.layout.matrix(weight)
+            added = (matrix.double() + change.weight).to(weight.dtype)
+            weight.copy_(layer.layout.weight(added, weight))
+        if sink is not None:
+            sink.tensor.add_(sink.sign * change.bias.flatten().to(sink.tensor.dtype))
+
+    # ---- what rows ask ------------------------------------------------------------------------
+
+    @property
+    def job(self) -> RepairJob:
+        """The pruned network and the images."""
+        return self._job
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Draws the places."""
+        return self._generator
+
+    def node(self, name: str) -> fx.Node:
+        """Return a node of the pruned network."""
+        return self._nodes[name]
+
+    def kept(self, name: str, value: Tensor) -> Tensor:
+        """Return of what a node of the unpruned network gave that which the pruned one has."""
+        for dim, units in self._origin.graph.axes.get((name, None), {}).items():
+            remains = stays(units, self._origin.kept)
+            if not remains.all():
+                index = torch.from_numpy(remains).nonzero().squeeze(1)
+                value = value.index_select(dim, index.to(value.device))
+        return value
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Rows of one batch.
+
+    Args:
+        columns: (groups, rows, columns).
+        outputs: What the layer should give, (groups, rows, outputs).
+        residuals: What its present output lacks, likewise.
+        importance: How much an error of an output counts, (groups, outputs).
+    """
+
+    columns: Tensor
+    outputs: Tensor
+    residuals: Tensor
+    importance: Tensor
+
+
+class _Rows:
+    """Samples what a layer receives, and what it should give."""
+
+    def __init__(
+        self, refit: _Refit, layer: LinearLayer, target: Target, unpruned: Walk, pruned: Walk
+    ) -> None:
+        self.layer = layer
+        self._refit = refit
+        self._target = target
+        self._unpruned = unpruned
+        self._pruned = pruned
+        self._matrix = layer.layout.matrix(refit.job.model.get_parameter(layer.weight))
+        self._importance: Tensor | None = None
+
+    def sample(self, batch: int) -> _Sample:
+        """Draw rows of one batch."""
+        layer, target, layout = self.layer, self._target, self.layer.layout
+        lookup = self._pruned.lookup(batch)
+        wanted = self._refit.kept(layer.node, self._unpruned.value(layer.node, batch))
+        if target.corrects:
+            end = self._unpruned.value(target.end.name, batch)
+            wanted = corrected(target, wanted, self._refit.kept(target.end.name, end), lookup)
+        places = random_places(layer, wanted, self._n_rows(batch), self._refit.generator)
+        columns = layout.columns(self._pruned.value(layer.source, batch), wanted, places)
+        present = columns @ self._matrix.mT
+        if layer.added is not None:
+            added: Tensor = lookup(self._refit.node(layer.added))
+            present = present + added.reshape(len(present), 1, -1)
+        outputs = layout.outputs(wanted, places)
+        if self._importance is None:
+            scales = layout.outputs(squared_scales(target, wanted, lookup), places)
+            self._importance = scales.float().mean(1)
+        # Sums of half precision would lose what is looked for.
+        dtype = columns.dtype if columns.dtype.itemsize >= 4 else torch.float32
+        return _Sample(
+            columns.to(dtype), outputs.to(dtype), (outputs - present).to(dtype), self._importance
+        )
+
+    def _n_rows(self, batch: int) -> int:
+        """How many rows a batch gives, in proportion to its images."""
+        n_columns, images = self._matrix.shape[-1], self._refit.job.data.n_images
+        total = min(max(ROWS_PER_COLUMN * n_columns, FEWEST_ROWS), MOST_ROWS)
+        if n_columns > WIDEST:
+            total = WIDEST // 2
+        return -(-total * self._unpruned.size(batch) // images)
+
+
+def _error(samples: Sequence[_Sample], change: Change | None) -> float:
+    """Return the squared error after a change as a share of the variance of the outputs."""
+    wrong, whole = 0.0, 0.0
+    for sample in samples:
+        left = sample.residuals
+        if change is not None:
+            added = change.bias[:, None]
+            if change.weight.dim() == 3:
+                added = added + (sample.columns @ change.weight.mT.to(sample.columns)).double()
+            left = left - added.to(left)
+        importance = sample.importance[:, None].double()
+        spread = sample.outputs.double() - sample.outputs.double().mean(1, keepdim=True)
+        wrong += float((importance * left.double().square()).sum())
+        whole += float((importance * spread.square()).sum())
+    return wrong / whole if whole else 0.0
+
+
+# ---- intercepts ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sink:
+    """Where an intercept goes: it is added to a tensor, or subtracted from it."""
+
+    tensor: Tensor
+    sign: float
+
+
+def _sink_of(model: fx.GraphModule, node: fx.Node, layer: LinearLayer) -> _Sink | None:
+    """Return where a layer's intercept can go; None if nowhere."""
+    if layer.added is not None:
+        own = layer.bias is not None and _read_once(node, layer.added)
+        return _Sink(model.get_parameter(str(layer.bias)), 1.0) if own else None
+    users = list(node.users)
+    if len(users) != 1 or overload_name(users[0]) != _BATCH_NORM or users[0].args[0] is not node:
+        return None
+    mean = argument(users[0], _MEAN)
+    if not isinstance(mean, fx.Node) or mean.op != "get_attr" or len(mean.users) != 1:
+        return None
+    return _Sink(model.get_buffer(str(mean.target)), -1.0)
+
+
+def _read_once(node: fx.Node, source: str) -> bool:
+    return all(len(read.users) == 1 for read in node.all_input_nodes if read.name == source)
+
+
+_BATCH_NORM = "aten.batch_norm.default"
+_MEAN = 3
+"""Place of the running mean among its arguments."""
+
+
+# ---- images -------------------------------------------------------------------------------------
+
+
+def _batches(job: RepairJob, *, held_out: bool) -> list[tuple[Tensor, ...]]:
+    data = job.held_out if held_out else job.data
+    if data is None:
+        return []
+    graph = job.source.graph
+    return [
+        tuple(filled_up(graph, x) for x in batch.inputs)
+        for batch in data.rebatched(passes_of(graph))
+    ]
+
+
+def _shapes_in(graph: DependencyGraph) -> ShapeOf:
+    def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+        value = graph.analysis.values.get((node.name, None))
+        return None if value is None else value.shape
+
+    return shape_of
