@@ -43,7 +43,12 @@ RankingPath = Annotated[
 ]
 Repair = Annotated[
     str,
-    typer.Option("--repair", help="auto (batchnorm where there is data), none or batchnorm."),
+    typer.Option(
+        "--repair",
+        metavar="METHOD",
+        help="auto (the best of least-squares and batchnorm where there is data), least-squares, "
+        "bias, batchnorm, distill or none.",
+    ),
 ]
 
 

@@ -169,18 +169,38 @@ def mask(graph: DependencyGraph, plan: PruningPlan) -> MaskedNetwork:
     return mask_network(graph, plan.kept(graph))
 
 
-def repair(pruned: PrunedModel, data: object, method: str = "batchnorm") -> PrunedModel:
+def repair(
+    pruned: PrunedModel,
+    data: object,
+    method: str = "least-squares",
+    *,
+    seed: int = 0,
+    max_memory: int = MEMORY,
+    progress: Progress = silent,
+) -> PrunedModel:
     """Return a network of the same shape with weights refitted to calibration data, label-free.
+
+    See :func:`graphprune.repairs.repair` for what a method did and what each layer gained.
 
     Args:
         pruned: What :func:`prune` returned; it is not changed.
         data: As for :func:`rank`.
-        method: Name of a method, see :func:`graphprune.repairs.available`.
+        method: ``least-squares``, ``auto``, ``bias``, ``batchnorm``, ``distill`` or ``none``, see
+            :func:`graphprune.repairs.available`.
+        seed: Seed of everything random.
+        max_memory: Bytes that activations may take.
+        progress: Told about every step.
 
     Raises:
-        OptionError: There is no such method.
+        OptionError: There is no such method, or it compares with the unpruned network and
+            ``pruned`` was read from a file.
+        DataError: The data does not fit the network.
+        SurgeryError: The data makes a weight NaN or infinite.
     """
-    return repairs.repair(pruned, as_batches(data), method=method).model
+    batches = as_batches(data)
+    return repairs.repair(
+        pruned, batches, method=method, seed=seed, max_memory=max_memory, progress=progress
+    ).model
 
 
 def validate(

@@ -250,12 +250,31 @@ class LatencyRecord(_Record):
     provider: str
 
 
+class HeldOutRecord(_Record):
+    """Mean divergence from the unpruned network's predictions on images that were not fitted."""
+
+    n_images: int
+    before: Error
+    after: Error
+
+
+class LayerGainRecord(_Record):
+    """What the refit of one layer was worth: shares of variance, see ``LayerGain``."""
+
+    layer: str
+    before: Error
+    after: Error
+    ridge: float | None
+
+
 class RepairRecord(_Record):
     """What a repair did."""
 
     method: str
     changed: tuple[str, ...]
     notes: tuple[str, ...]
+    held_out: HeldOutRecord | None = None
+    layers: tuple[LayerGainRecord, ...] = ()
 
 
 class ManifestFile(_Record):

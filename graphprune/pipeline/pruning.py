@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from graphprune.artifacts import (
+    HeldOutRecord,
+    LayerGainRecord,
     ManifestFile,
     RepairRecord,
     RunFolder,
@@ -70,7 +72,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     with stages.next("prune"):
         smaller = cut(subject.graph, kept)
     with stages.next("repair"):
-        repaired = _repaired(smaller, subject.data, options.repair)
+        repaired = _repaired(smaller, subject.data, options.repair, common)
     with stages.next("judge"):
         verdict = judged(subject, kept, smaller, repaired)
     with stages.next("save"):
@@ -127,10 +129,19 @@ class _Stages:
         self._progress(stage, place + 1, total)
 
 
-def _repaired(model: PrunedModel, data: CalibrationBatches | None, method: str) -> RepairResult:
-    if method == "auto":
-        method = "none" if data is None else "batchnorm"
-    return repair(model, data, method=method)
+def _repaired(
+    model: PrunedModel, data: CalibrationBatches | None, method: str, common: Common
+) -> RepairResult:
+    if method == "auto" and data is None:
+        method = "none"
+    return repair(
+        model,
+        data,
+        method=method,
+        seed=common.seed,
+        max_memory=common.max_memory,
+        progress=common.progress,
+    )
 
 
 def _manifest(
@@ -150,10 +161,32 @@ def _manifest(
         data=subject.source,
         hashes=RunFolder(common.out).hashes(),
         timings={stage: round(seconds, 3) for stage, seconds in subject.timings.items()},
-        repair=RepairRecord(method=repaired.method, changed=repaired.changed, notes=repaired.notes),
+        repair=_repair_record(repaired),
         accuracy=verdict.accuracy,
         latency=None if latency is None else latency_record(latency),
         validation=validation_record(report),
         notes=subject.notes,
         fidelity=verdict.fidelity,
+    )
+
+
+def _repair_record(repaired: RepairResult) -> RepairRecord:
+    before, after = repaired.before, repaired.after
+    return RepairRecord(
+        method=repaired.method,
+        changed=repaired.changed,
+        notes=repaired.notes,
+        held_out=None
+        if before is None or after is None
+        else HeldOutRecord(
+            n_images=after.n_images,
+            before=before.kl,
+            after=after.kl,
+        ),
+        layers=tuple(
+            LayerGainRecord(
+                layer=gain.layer, before=gain.before, after=gain.after, ridge=gain.ridge
+            )
+            for gain in repaired.layers
+        ),
     )

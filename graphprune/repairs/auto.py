@@ -15,7 +15,7 @@ from graphprune.tracing import named_tensors
 def auto(job: RepairJob) -> Outcome:
     """Least squares, or batch norm statistics where they come nearer to the unpruned network."""
     other = copy.deepcopy(job.model)
-    refitted = least_squares(job)
+    refitted = replace(least_squares(job), method="least-squares")
     if job.judge is None:
         return refitted
     reestimated = reestimate(replace(job, model=other))
@@ -29,4 +29,4 @@ def auto(job: RepairJob) -> Outcome:
         "batch norm statistics come nearer to the unpruned network on held-out images than least "
         f"squares (a divergence of {theirs:.4g} against {ours:.4g})"
     )
-    return Outcome(notes=(*reestimated.notes, note))
+    return Outcome(notes=(*reestimated.notes, note), method="batchnorm")

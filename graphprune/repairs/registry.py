@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -94,10 +95,12 @@ class Outcome:
     Args:
         notes: What the user should know.
         layers: What each layer gained, in execution order.
+        method: What was done in the end, where that is another method.
     """
 
     notes: tuple[str, ...] = ()
     layers: tuple[LayerGain, ...] = ()
+    method: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ class RepairResult:
 
     Args:
         model: A network of its own, in evaluation mode.
-        method: What repaired it.
+        method: What repaired it; ``none`` where nothing that was tried was kept.
         changed: Parameters and buffers that differ from before, by every name of a shared one.
         notes: What the user should know.
         layers: What each layer gained, for methods that refit layer by layer.
@@ -216,7 +219,11 @@ def repair(
     changed = _changed(before, named_tensors(model))
     _require_finite(model, changed, method)
     result = RepairResult(
-        model=model, method=method, changed=changed, notes=outcome.notes, layers=outcome.layers
+        model=model,
+        method=outcome.method or method,
+        changed=changed,
+        notes=outcome.notes,
+        layers=outcome.layers,
     )
     return _guarded(result, pruned, job) if entry.guarded else result
 
@@ -275,7 +282,8 @@ def _guarded(result: RepairResult, pruned: PrunedModel, job: RepairJob) -> Repai
     kept, as_cut = job.source.kept, copy.deepcopy(pruned).eval()
     before, after = (job.judge.judge(model, kept) for model in (as_cut, result.model))
     judged = replace(result, before=before, after=after)
-    if after.kl < before.kl:
+    # Predictions of a network that was merely cut need not be finite.
+    if not result.changed or (math.isfinite(after.kl) and not before.kl <= after.kl):
         return judged
     note = (
         f"{result.method} was not kept: on {after.n_images} held-out images the divergence from "
@@ -284,6 +292,7 @@ def _guarded(result: RepairResult, pruned: PrunedModel, job: RepairJob) -> Repai
     return replace(
         judged,
         model=as_cut,
+        method="none",
         changed=(),
         notes=(*result.notes, note),
         after=before,

@@ -14,6 +14,7 @@ from graphprune.artifacts import (
     CheckRecord,
     DataRecord,
     FaithfulnessRecord,
+    LayerGainRecord,
     ManifestFile,
     ModelRecord,
     PlanFile,
@@ -106,6 +107,16 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refit:
+    """What the refit of one layer was worth, as text."""
+
+    layer: str
+    before: str
+    after: str
+    ridge: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunView:
     """The whole page, from top to bottom."""
 
@@ -119,6 +130,7 @@ class RunView:
     groups: tuple[GroupRow, ...]
     checks: tuple[CheckRow, ...]
     command: str
+    refits: tuple[Refit, ...]
     stages: tuple[Stage, ...]
     total_seconds: str
     model: tuple[tuple[str, str], ...]
@@ -147,6 +159,7 @@ def view_of(manifest: ManifestFile, plan: PlanFile, ranking: RankingFile) -> Run
         groups=_groups(plan, ranking),
         checks=tuple(_check(check) for check in manifest.validation.checks),
         command=_command(manifest.argv),
+        refits=tuple(_refit(layer) for layer in manifest.repair.layers),
         stages=_stages(manifest.timings),
         total_seconds=f"{sum(manifest.timings.values()):.1f}",
         model=_model_rows(manifest.model),
@@ -295,6 +308,15 @@ def _command(argv: Sequence[str]) -> str:
     name = PurePath(argv[0]).name
     typed = ["python", "-m", "graphprune_cli"] if name == "__main__.py" else [name]
     return shlex.join([*typed, *argv[1:]])
+
+
+def _refit(found: LayerGainRecord) -> Refit:
+    before, after = (
+        "not finite" if share is None else f"{100 * share:.3g} %"
+        for share in (found.before, found.after)
+    )
+    ridge = "left as it was" if found.ridge is None else f"{found.ridge:g}"
+    return Refit(layer=found.layer, before=before, after=after, ridge=ridge)
 
 
 def _stages(timings: dict[str, float]) -> tuple[Stage, ...]:

@@ -83,8 +83,8 @@ def workplace(tmp_path: Path) -> Path:
     """A folder with a user's factory and calibration data."""
     (tmp_path / "net.py").write_text(FACTORY)
     generator = np.random.default_rng(0)
-    images = generator.standard_normal((24, 3, 8, 8)).astype(np.float32)
-    np.savez(tmp_path / "images.npz", x=images, y=generator.integers(0, 5, 24))
+    images = generator.standard_normal((40, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", x=images, y=generator.integers(0, 5, 40))
     return tmp_path
 
 

@@ -49,11 +49,14 @@ def test_files_hold_what_the_contract_says(run: Run, workplace: Path) -> None:
     assert plan["removed"]["stem.weight"]["0"] == gone
     assert plan["removed"]["inner.weight"] == {"0": gone, "1": gone}
     assert manifest["validation"]["ok"] is True
-    assert manifest["accuracy"]["n_images"] == manifest["fidelity"]["n_images"] == 24
+    assert manifest["accuracy"]["n_images"] == manifest["fidelity"]["n_images"] == 40
     for record in (manifest["fidelity"]["cut"], manifest["fidelity"]["repaired"]):
         assert record["kl"] > 0
         assert 0 <= record["agreement"] <= 1
-    assert manifest["repair"]["method"] == "batchnorm"
+    assert manifest["repair"]["method"] == "least-squares"
+    held_out = manifest["repair"]["held_out"]
+    assert held_out["after"] < held_out["before"]
+    assert any(layer["after"] < layer["before"] for layer in manifest["repair"]["layers"])
     assert {"argv", "versions", "hashes", "timings"} <= set(manifest)
     for name in ("ranking", "plan", "manifest"):
         text = (out / f"{name}.json").read_text()

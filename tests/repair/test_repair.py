@@ -32,7 +32,7 @@ def test_a_repair_keeps_the_network_and_returns_another(method: str) -> None:
     assert isinstance(result.model, PrunedModel)
     assert result.model is not pruned
     assert not result.model.training
-    assert result.method == method
+    assert result.method in ((method,) if method != "auto" else ("least-squares", "batchnorm"))
     after = result.model.state_dict()
     assert after.keys() == before.keys()
     assert {key: value.shape for key, value in after.items()} == {

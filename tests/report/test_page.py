@@ -147,3 +147,9 @@ def test_is_written_into_the_folder(tmp_path: Path) -> None:
     assert [path.name for path in folder.path.iterdir()] == ["report.html"]
     written = folder.report.read_text(encoding="utf-8")
     assert written == render(runs.manifest(), runs.plan(), runs.ranking())
+
+
+def test_what_each_refit_was_worth_is_shown() -> None:
+    text = read(render(runs.manifest(), runs.plan(), runs.ranking())).text
+    for shown in ("fc.weight", "23.4 %", "1.23 %", "left as it was"):
+        assert shown in text
