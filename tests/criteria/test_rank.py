@@ -192,7 +192,7 @@ def test_protected_groups(
         ({"game": "group", "estimator": "gradients"}, OptionError, "whole-network game only"),
         ({"criterion": "shapley-paper", "game": "network"}, OptionError, "one game per group"),
         ({"budget": 1}, BudgetError, "1 coalitions per image do not pay for two rounds"),
-        ({"game": "group", "budget": 1}, BudgetError, "too few to tell 8 players apart"),
+        ({"game": "group", "budget": 1}, BudgetError, "do not pay for two pairs of gradients"),
         (
             {"game": "group", "budget": 1, "estimator": "permutation"},
             BudgetError,
