@@ -72,14 +72,14 @@ class LatencyModel:
 
     Args:
         terms: Parts that add up.
-        multiples: By group, the number of units of which widths should be multiples: others take
-            as long as the next one. Groups that are not listed may have any width.
+        widths: By group, the numbers of units that are worth having, ascending and with all of
+            them last: others take as long as the next one. Groups that are not listed may have any.
         threads: Threads that one operator might use.
         batch: Samples in a run.
     """
 
     terms: tuple[LatencyTerm, ...]
-    multiples: Mapping[str, int]
+    widths: Mapping[str, tuple[int, ...]]
     threads: int
     batch: int
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,7 +119,7 @@ def select(
     compete by score per cost until the budget is reached; a fifth of every group goes last, so that
     no layer collapses while others can give. No axis of any tensor is emptied. A larger ratio
     removes what a smaller one does, and more. A ratio of the latency is one of what the model
-    predicts, and widths are multiples that run fast, as the model has found them.
+    predicts, and widths are those that run fast, as the model has found them.
 
     Args:
         ranking: Scores, higher = keep.
@@ -227,8 +228,8 @@ class _Chooser:
         self._scores = ranking.scores
         self._of = of
         self._min_units = min_units
-        fast = latency.multiples if latency is not None and of == "latency" else {}
-        self._multiples = [math.lcm(round_to, fast.get(g.name, 1)) for g in ranking.graph.groups]
+        fast = latency.widths if latency is not None and of == "latency" else {}
+        self._widths = [_widths(g, round_to, fast.get(g.name)) for g in ranking.graph.groups]
         self._protected = frozenset(ranking.protected)
         self.costs = CostModel(ranking.graph, latency)
         self._before = self.costs.total(self._graph.all_kept())
@@ -311,16 +312,16 @@ class _Chooser:
         kept[gone] = False
         if self._rounds:
             listed = np.asarray(gone, np.int64)
-            for group, multiple in zip(self._groups, self._multiples, strict=True):
+            for group, widths in zip(self._groups, self._widths, strict=True):
                 inside = (listed >= group.first) & (listed < group.first + group.n_units)
-                allowed = _allowed(group, int(inside.sum()), multiple)
+                allowed = _allowed(group, int(inside.sum()), widths)
                 kept[listed[inside][allowed:]] = True
         return kept
 
     @property
     def _rounds(self) -> bool:
-        """Whether some group's width must be a multiple."""
-        return any(multiple > 1 for multiple in self._multiples)
+        """Whether some group may not have any width."""
+        return any(len(w) < g.n_units for g, w in zip(self._groups, self._widths, strict=True))
 
     def _reached(self, kept: Kept) -> float:
         return _removed_fraction(self._before, self.costs.total(kept), self._of)
@@ -361,10 +362,16 @@ def _ends(group: PruningGroup) -> tuple[int, int]:
     return group.first, group.first + group.n_units
 
 
-def _allowed(group: PruningGroup, count: int, multiple: int) -> int:
-    """Return how many of ``count`` units may go so that a positive multiple stays."""
-    width = -(-(group.n_units - count) // multiple) * multiple
-    return max(group.n_units - width, 0)
+def _widths(group: PruningGroup, round_to: int, fast: Sequence[int] | None) -> Sequence[int]:
+    """Return the numbers of units that a group may keep, ascending; all of them is the last."""
+    multiples = range(round_to, group.n_units, round_to)
+    chosen = multiples if fast is None else [w for w in fast if w in multiples]
+    return [*chosen, group.n_units]
+
+
+def _allowed(group: PruningGroup, count: int, widths: Sequence[int]) -> int:
+    """Return how many of ``count`` units may go so that a width remains that is allowed."""
+    return group.n_units - widths[bisect_left(widths, group.n_units - count)]
 
 
 def _floored(fraction: float) -> str:

@@ -24,7 +24,15 @@ from graphprune.graph import DependencyGraph
 from graphprune.groups import PruningGroup
 from graphprune.latency.kernels import kernel_seconds
 from graphprune.latency.layers import Layer, LayerShape, layers_of
-from graphprune.latency.widths import FastWidths, Timer, fast_widths
+from graphprune.latency.widths import (
+    Curve,
+    Curves,
+    Timer,
+    added,
+    curves_of,
+    fast_multiple,
+    fast_widths,
+)
 from graphprune.operations import Axis, operation_axes
 from graphprune.progress import Progress, silent
 
@@ -84,50 +92,53 @@ class _Modeller:
         self._progress = progress
 
     def model(self, whole: float, threads: int, batch: int) -> LatencyModel:
-        fast = self._fast_widths()
-        fits = self._fits(fast)
-        terms = [
-            term
-            for layer in self._layers.values()
-            for term in _terms(layer, fits[layer.shape, _sides(layer)])
-        ]
-        seconds = sum(map(_at_full_width, terms))
+        curves = self._curves()
+        fits = self._fits(curves)
+        by_layer = {
+            name: list(_terms(layer, fits[layer.shape, _sides(layer)]))
+            for name, layer in self._layers.items()
+        }
+        seconds = {name: sum(map(_at_full_width, terms)) for name, terms in by_layer.items()}
         work = sum(layer.shape.work * layer.repeats for layer in self._layers.values())
-        terms += self._other_operations(seconds / max(work, 1))
+        terms = [term for found in by_layer.values() for term in found]
+        terms += self._other_operations(sum(seconds.values()) / max(work, 1))
         return LatencyModel(
             terms=tuple(_calibrated(terms, list(self._layers.values()), whole)),
-            multiples=self._multiples(fast),
+            widths={
+                group.name: self._widths(group, curves, seconds) for group in self._graph.groups
+            },
             threads=threads,
             batch=batch,
         )
 
-    def _fast_widths(self) -> Mapping[str, FastWidths]:
-        """Find, by family, the widths that run fast, on the layer of it that works most."""
+    def _curves(self) -> Mapping[str, Curves]:
+        """Time over width by family, for the layer of it that works most."""
         largest: dict[str, LayerShape] = {}
         for layer in self._layers.values():
             shape = layer.shape
-            sides = _sides(layer)
-            if sides.outputs and shape.family != "grouped":
+            # Of grouped layers the blocks lie within groups, whose size mostly stays.
+            if _sides(layer).outputs and shape.family != "grouped":
                 known = largest.get(shape.family)
                 if known is None or shape.work > known.work:
                     largest[shape.family] = shape
         found = {}
         for done, (family, shape) in enumerate(largest.items()):
             self._progress("widths", done, len(largest))
-            found[family] = fast_widths(shape, self._timer)
+            found[family] = curves_of(shape, self._timer)
         return found
 
-    def _fits(
-        self, fast: Mapping[str, FastWidths]
-    ) -> Mapping[tuple[LayerShape, Sides], Coefficients]:
+    def _fits(self, curves: Mapping[str, Curves]) -> _Fits:
+        steps = {
+            family: (_step(found.inputs), _step(found.outputs)) for family, found in curves.items()
+        }
         wanted = {(layer.shape, _sides(layer)) for layer in self._layers.values()}
         found = {}
         for done, (shape, sides) in enumerate(sorted(wanted, key=repr)):
             self._progress("layers", done, len(wanted))
-            steps = fast.get(shape.family, FastWidths(1, 1))
+            inputs, outputs = steps.get(shape.family, (1, 1))
             widths = sorted(
                 {
-                    (_width(shape.inputs, a, steps.inputs), _width(shape.outputs, b, steps.outputs))
+                    (_width(shape.inputs, a, inputs), _width(shape.outputs, b, outputs))
                     for a, b in _shares(sides)
                 }
             )
@@ -144,17 +155,38 @@ class _Modeller:
             if node.name not in self._layers:
                 yield LatencyTerm(rate / self._graph.batch_size, tuple(axes))
 
-    def _multiples(self, fast: Mapping[str, FastWidths]) -> Mapping[str, int]:
-        found = {group.name: 1 for group in self._graph.groups}
-        for layer in self._layers.values():
-            steps = fast.get(layer.shape.family, FastWidths(1, 1))
-            for axis, step in ((layer.inputs, steps.inputs), (layer.outputs, steps.outputs)):
-                for group in self._graph.groups:
-                    entries = _entries_per_unit(group, axis)
-                    if entries:
-                        needed = step // math.gcd(step, entries)
-                        found[group.name] = math.lcm(found[group.name], needed)
-        return found
+    def _widths(
+        self, group: PruningGroup, curves: Mapping[str, Curves], seconds: Mapping[str, float]
+    ) -> tuple[int, ...]:
+        """Return the numbers of units of a group that are worth having."""
+        single: list[tuple[float, Curve]] = []
+        step = 1
+        for name, layer in self._layers.items():
+            for entries, curve in _curves_met(group, layer, curves):
+                if entries == 1:
+                    single.append((seconds[name], curve))
+                else:
+                    multiple = fast_multiple(curve)
+                    step = math.lcm(step, multiple // math.gcd(multiple, entries))
+        widths = fast_widths(added(single), group.n_units) if single else range(group.n_units + 1)
+        return tuple(w for w in widths if w == group.n_units or (w and w % step == 0))
+
+
+def _curves_met(
+    group: PruningGroup, layer: Layer, curves: Mapping[str, Curves]
+) -> Iterator[tuple[int, Curve]]:
+    """Yield time over each width of a layer that a group decides, with its entries per unit."""
+    found = curves.get(layer.shape.family)
+    if found is None:
+        return
+    for axis, curve in ((layer.inputs, found.inputs), (layer.outputs, found.outputs)):
+        entries = _entries_per_unit(group, axis)
+        if entries and curve is not None:
+            yield entries, curve
+
+
+def _step(curve: Curve | None) -> int:
+    return 1 if curve is None else fast_multiple(curve)
 
 
 def _sides(layer: Layer) -> Sides:

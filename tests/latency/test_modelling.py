@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from graphprune.cost import CostModel
@@ -57,16 +58,27 @@ def test_the_whole_network_takes_what_was_measured(name: str, factor: float) -> 
     assert (costs.marginal("latency") >= 0).all()
 
 
-def test_groups_get_the_multiples_of_the_layers_they_meet() -> None:
-    graph = traced("Residual")
+def test_groups_have_widths_that_their_layers_like() -> None:
+    graph = traced("Residual")  # groups of 8 and 6, of which each makes and reads convolutions
 
     def blocks_of_four(shape: LayerShape) -> float:
         return -(-shape.outputs // 4) * 1e-6
 
     model = model_latency(graph, 1.0, threads=1, timer=blocks_of_four)
-    assert set(model.multiples) == {group.name for group in graph.groups}
-    # Inputs do not matter to this timer, so the largest candidate is as good as any.
-    assert all(multiple % 4 == 0 for multiple in model.multiples.values())
+    assert dict(model.widths) == {graph.groups[0].name: (4, 8), graph.groups[1].name: (4, 6)}
+
+
+def test_heads_count_the_columns_that_go_with_them() -> None:
+    graph = traced("PackedAttention")
+
+    def blocks_of_four(shape: LayerShape) -> float:
+        return -(-shape.outputs // 4) * -(-shape.inputs // 4) * 1e-6
+
+    model = model_latency(graph, 1.0, threads=1, timer=blocks_of_four)
+    for group in graph.groups:
+        entries = np.bincount(group.members[0].units[group.members[0].units >= group.first])
+        columns = int(entries[group.first])
+        assert all(w * columns % 4 == 0 for w in model.widths[group.name][:-1])
 
 
 def test_the_machine_is_really_timed() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from graphprune.latency.layers import LayerShape
-from graphprune.latency.widths import FastWidths, fast_multiple, fast_widths
+from graphprune.latency.widths import NARROW, WIDE, added, curves_of, fast_multiple, fast_widths
 
 CONVOLUTION = LayerShape(
     kind="convolution",
@@ -21,30 +21,54 @@ CONVOLUTION = LayerShape(
 )
 
 
+def curve(seconds: Callable[[int], float]) -> dict[int, float]:
+    return {width: seconds(width) for width in [*NARROW, *WIDE]}
+
+
 def blocks(size: int) -> Callable[[int], float]:
     return lambda width: float(-(-width // size))
 
 
 @pytest.mark.parametrize("size", [4, 8, 16, 32])
 def test_a_block_that_is_not_full_takes_as_long(size: int) -> None:
-    assert fast_multiple({w: blocks(size)(w) for w in range(65, 97)}) == size
+    found = curve(blocks(size))
+    assert fast_multiple(found) == size
+    assert fast_widths(found, 100) == (*range(size, 100, size), 100)
 
 
-def test_on_a_smooth_slope_widths_stay_nearly_free() -> None:
-    assert fast_multiple({w: float(w) for w in range(65, 97)}) <= 4
+def test_on_a_smooth_slope_any_narrow_width_will_do() -> None:
+    found = curve(float)
+    assert fast_multiple(found) <= 4
+    assert fast_widths(found, 30) == tuple(range(1, 31))
 
 
 def test_a_cliff_off_the_multiples_is_avoided() -> None:
     """Depthwise kernels refuse other widths; a slow one takes over."""
-    seconds = {w: w * (1.0 if w % 16 == 0 else 9.0) for w in range(65, 97)}
-    assert fast_multiple(seconds) == 16
+    found = curve(lambda w: w * (1.0 if w % 16 == 0 else 9.0))
+    assert fast_multiple(found) == 16
+    assert fast_widths(found, 96) == (1, 16, 32, 48, 64, 80, 96)
+
+
+def test_narrow_layers_may_have_a_rule_of_their_own() -> None:
+    """Below a block another kernel may be chosen, which is faster yet."""
+    found = curve(lambda w: float(w) if w <= 8 else 10.0 * -(-w // 16))
+    assert fast_widths(found, 48) == (*range(1, 9), 16, 32, 48)
+
+
+def test_a_group_that_is_never_faster_stays_whole() -> None:
+    assert fast_widths(curve(lambda w: 1.0), 24) == (24,)
+
+
+def test_layers_count_by_their_time() -> None:
+    flat, steps = curve(lambda w: 1.0), curve(blocks(16))
+    assert fast_widths(added([(1.0, flat), (9.0, steps)]), 32) == (16, 32)
+    assert fast_widths(added([(1.0, flat), (1e-3, steps)]), 32) == (32,)
 
 
 def test_both_sides_of_a_layer_are_tried() -> None:
-    def timer(shape: LayerShape) -> float:
-        return blocks(4)(shape.inputs) * blocks(16)(shape.outputs)
-
-    assert fast_widths(CONVOLUTION, timer) == FastWidths(inputs=4, outputs=16)
+    found = curves_of(CONVOLUTION, lambda s: blocks(4)(s.inputs) * blocks(16)(s.outputs))
+    assert found.inputs is not None
+    assert (fast_multiple(found.inputs), fast_multiple(found.outputs)) == (4, 16)
 
 
 def test_depthwise_layers_have_one_width() -> None:
@@ -64,4 +88,6 @@ def test_depthwise_layers_have_one_width() -> None:
         assert asked.groups == asked.outputs
         return blocks(8)(asked.outputs)
 
-    assert fast_widths(shape, timer) == FastWidths(inputs=1, outputs=8)
+    found = curves_of(shape, timer)
+    assert found.inputs is None
+    assert fast_multiple(found.outputs) == 8

@@ -27,7 +27,10 @@ def model_of(graph: DependencyGraph, *, fixed: float = 0.0, multiple: int = 1) -
     terms = [LatencyTerm(rate, tuple(axes)) for _, axes in operation_axes(graph)]
     return LatencyModel(
         terms=(*terms, LatencyTerm(fixed, ())),
-        multiples={group.name: multiple for group in graph.groups},
+        widths={
+            group.name: (*range(multiple, group.n_units, multiple), group.n_units)
+            for group in graph.groups
+        },
         threads=1,
         batch=1,
     )
@@ -59,7 +62,7 @@ def test_units_of_slow_layers_go_first() -> None:
         for axis in found
         if axis.units is not None and (axis.units >= slow.first).all()
     ]
-    model = LatencyModel(terms=(LatencyTerm(1.0, (axes[0],)),), multiples={}, threads=1, batch=1)
+    model = LatencyModel(terms=(LatencyTerm(1.0, (axes[0],)),), widths={}, threads=1, batch=1)
     plan = select(same, ratio=0.3, of="latency", scope="global", latency=model)
     removed = {group.name: len(group.removed_units) for group in plan.groups}
     assert removed == {graph.groups[0].name: 0, slow.name: 2}
