@@ -14,6 +14,7 @@ from graphprune.artifacts import (
     CheckRecord,
     DataRecord,
     FaithfulnessRecord,
+    LatencyRecord,
     LayerGainRecord,
     ManifestFile,
     ModelRecord,
@@ -192,6 +193,8 @@ def _figures(manifest: ManifestFile, plan: PlanFile) -> tuple[Figure, ...]:
         _cost_figure("parameters", before.params, after.params),
         _cost_figure("units", before.units, after.units),
     ]
+    if manifest.latency is not None:
+        figures.append(_latency_figure(manifest.latency))
     if manifest.accuracy is not None:
         then, now = manifest.accuracy.before, manifest.accuracy.after
         figures.append(
@@ -207,6 +210,20 @@ def _figures(manifest: ManifestFile, plan: PlanFile) -> tuple[Figure, ...]:
     if manifest.fidelity is not None:
         figures.append(_fidelity_figure(manifest.fidelity))
     return tuple(figures)
+
+
+def _latency_figure(found: LatencyRecord) -> Figure:
+    before, after, gain = found.before.median, found.after.median, found.speedup
+    remains = 1 / gain.median
+    return Figure(
+        name="latency",
+        before=f"{1e3 * before:.3g} ms",
+        after=f"{1e3 * after:.3g} ms",
+        change=f"{_signed(100 * (remains - 1))} %",
+        exact=f"{gain.median:.2f} times as fast ({gain.low:.2f} to {gain.high:.2f}); "
+        f"threads: {found.threads}, batch: {found.batch}, {found.provider}",
+        left=min(round(100 * remains, 2), 100.0),
+    )
 
 
 def _fidelity_figure(found: FaithfulnessRecord) -> Figure:

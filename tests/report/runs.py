@@ -10,6 +10,7 @@ from graphprune.artifacts import (
     DataRecord,
     FaithfulnessRecord,
     HeldOutRecord,
+    LatencyRecord,
     LayerGainRecord,
     ManifestFile,
     ModelRecord,
@@ -55,6 +56,7 @@ def manifest(
     checks: tuple[CheckRecord, ...] | None = None,
     accuracy: AccuracyRecord | None = None,
     fidelity: FaithfulnessRecord | None = None,
+    latency: LatencyRecord | None = None,
     notes: tuple[str, ...] = ("the network only takes batches of 2",),
 ) -> ManifestFile:
     if checks is None:
@@ -79,7 +81,7 @@ def manifest(
         ),
         accuracy=accuracy,
         fidelity=fidelity,
-        latency=None,
+        latency=latency,
         validation=ValidationRecord(ok=all(c.ok for c in checks), checks=checks),
         notes=notes,
     )

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from graphprune.artifacts import AccuracyRecord, FaithfulnessRecord, FidelityRecord, RunFolder
+from graphprune.artifacts import (
+    AccuracyRecord,
+    FaithfulnessRecord,
+    FidelityRecord,
+    IntervalRecord,
+    LatencyRecord,
+    RunFolder,
+)
 from graphprune.errors import ArtifactError
 from graphprune.report import render, write_report
 from tests.report import runs
@@ -93,6 +100,22 @@ def test_shows_how_faithful_the_network_is() -> None:
     assert "not finite → 0.082" in text
     assert "93.4 % same class" in text
     assert "25.0 % → 93.4 %" in html
+
+
+def test_shows_the_measured_latency() -> None:
+    latency = LatencyRecord(
+        before=IntervalRecord(median=0.08, low=0.079, high=0.081, n=20),
+        after=IntervalRecord(median=0.04, low=0.039, high=0.041, n=20),
+        speedup=IntervalRecord(median=2.0, low=1.9, high=2.1, n=20),
+        threads=1,
+        batch=4,
+        provider="cpu",
+    )
+    html = render(runs.manifest(latency=latency), runs.plan(), runs.ranking())
+    text = read(html).text
+    assert "80 ms → 40 ms" in text
+    assert "−50.0 %" in text
+    assert "2.00 times as fast (1.90 to 2.10); threads: 1, batch: 4, cpu" in html
 
 
 def test_failed_validation_is_what_one_sees_first() -> None:
