@@ -1,7 +1,7 @@
 """Multiply-accumulates removed against measured speed, on five networks.
 
-Every network is cut three times: by half the multiply-accumulates; by as many, with widths rounded
-to multiples of 16; and by half the measured latency. The files are timed in turn with the unpruned
+Every network is cut three times: by half the measured latency; by half the multiply-accumulates;
+and by as many, with widths rounded to multiples of 16. The files are timed in turn with the unpruned
 one. Speed depends on widths and not on weights, so torchvision's and timm's networks are taken
 untrained, and the same fraction of every group goes.
 
@@ -30,6 +30,7 @@ if not __package__:
 import graphprune as gp
 from benchmarks.contest.table import Table, markdown, show
 from benchmarks.networks import DEPTHS, load
+from graphprune.errors import BudgetError
 from graphprune.latency import Bench, Interval
 from graphprune.latency_target import LatencyOptions, reach_latency
 from graphprune.selection import select
@@ -68,10 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.table:
         results = [Result(**row) for row in json.loads(options.out.read_text())["results"]]
     else:
-        results = [found for name in options.networks for found in _measured(name, options)]
-        if options.out:
-            rows = [asdict(result) for result in results]
-            options.out.write_text(json.dumps({"results": rows}, indent=1))
+        results = []
+        for name in options.networks:
+            results += _measured(name, options)
+            if options.out:
+                rows = [asdict(result) for result in results]
+                options.out.write_text(json.dumps({"results": rows}, indent=1))
     tables = [_table(results)]
     if options.markdown:
         print(markdown(tables))
@@ -124,21 +127,33 @@ def _network(name: str, options: argparse.Namespace) -> tuple[nn.Module, tuple[t
 def _plans(
     ranking: gp.Ranking, original: Path, options: argparse.Namespace
 ) -> dict[str, gp.PruningPlan]:
-    """Select every way; ``original`` is written on the way."""
+    """Select every way that is reachable; ``original`` is written on the way."""
     choose = partial(select, ranking, scope=options.scope)
     share = f"{options.ratio:.0%}"
     by_macs = partial(choose, ratio=options.ratio, of="macs")
-    return {
-        f"{share} of the MACs": by_macs(),
-        f"the same, `--round-to {options.round_to}`": by_macs(round_to=options.round_to),
-        f"{share} of the latency": reach_latency(
+    rounding = options.round_to
+
+    def by_latency() -> gp.PruningPlan:
+        return reach_latency(
             ranking.graph,
             options.ratio,
             lambda ratio, model: choose(ratio=ratio, of="latency", latency=model),
             original,
             LatencyOptions(threads=options.threads, batch=options.batch),
-        ).plan,
+        ).plan
+
+    ways = {
+        f"{share} of the latency": by_latency,
+        f"{share} of the MACs": by_macs,
+        f"the same, `--round-to {rounding}`": partial(by_macs, round_to=rounding),
     }
+    plans = {}
+    for label, way in ways.items():
+        try:
+            plans[label] = way()
+        except BudgetError as error:
+            print(f"{label}: {error.message}", file=sys.stderr, flush=True)
+    return plans
 
 
 def _results(name: str, plans: dict[str, gp.PruningPlan], timed: Bench) -> list[Result]:

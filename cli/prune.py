@@ -126,7 +126,7 @@ def command(
         round_to=round_to,
         repair=repair,
         ranking=ranking,
-        latency=pipeline.LatencyOptions(threads=threads, batch=batch or 1),
+        latency=pipeline.LatencyOptions(threads=threads, batch=batch),
     )
     with console.progress_bar(quiet=quiet or console.follows()) as progress:
         with console.together(device) as ranks:

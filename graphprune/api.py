@@ -115,7 +115,7 @@ def latency_model(
     graph: DependencyGraph,
     *,
     threads: int | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     progress: Progress = silent,
 ) -> LatencyModel:
     """Measure, in onnxruntime on the CPU, how long a network takes at any widths.
@@ -127,7 +127,7 @@ def latency_model(
     Args:
         graph: What :func:`trace` returned.
         threads: Threads that one operator may use; None for the cores that this process may use.
-        batch: Samples in a run.
+        batch: Samples in a run; None for one, or for what the network fixes.
         progress: Told about every step.
 
     Raises:

@@ -16,7 +16,7 @@ from graphprune.cost import LatencyModel
 from graphprune.errors import BudgetError
 from graphprune.export import export_onnx
 from graphprune.graph import DependencyGraph, Kept
-from graphprune.latency import Bench, BenchOptions, bench, model_latency, usable_cores
+from graphprune.latency import Bench, BenchOptions, bench, model_latency
 from graphprune.progress import Progress, silent
 from graphprune.selection import PruningPlan
 from graphprune.surgery import cut
@@ -40,11 +40,11 @@ class LatencyOptions:
 
     Args:
         threads: Threads that one operator may use; None for the cores that this process may use.
-        batch: Samples in a run.
+        batch: Samples in a run; None for one, or for what the network fixes.
     """
 
     threads: int | None = None
-    batch: int = 1
+    batch: int | None = None
 
     @property
     def bench(self) -> BenchOptions:
@@ -91,9 +91,14 @@ def latency_model(
     """
     progress("export", 0, 1)
     export_onnx(cut(graph, graph.all_kept()), original)
-    whole = bench([original], options.bench, progress).files[0].seconds.median
-    threads = usable_cores() if options.threads is None else options.threads
-    return model_latency(graph, whole, threads=threads, batch=options.batch, progress=progress)
+    whole = bench([original], options.bench, progress)
+    return model_latency(
+        graph,
+        whole.files[0].seconds.median,
+        threads=whole.threads,
+        batch=whole.batch,
+        progress=progress,
+    )
 
 
 def reach_latency(
