@@ -1,7 +1,7 @@
 """Multiply-accumulates removed against measured speed, on five networks.
 
 Every network is cut three times: by half the measured latency; by half the multiply-accumulates;
-and by as many, with widths rounded to multiples of 16. The files are timed in turn with the unpruned
+and by as many, with widths rounded to multiples of 16. Files are timed in turn with the unpruned
 one. Speed depends on widths and not on weights, so torchvision's and timm's networks are taken
 untrained, and the same fraction of every group goes.
 
