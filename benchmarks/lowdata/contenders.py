@@ -24,6 +24,7 @@ ONE_SHOT = (
     "taylor",
     "fisher",
     "leave-one-out",
+    "obs",
     "group-magnitude",
     "l2",
     "bn-scale",
@@ -41,7 +42,7 @@ INSIDE = ("taylor", "fisher", "group-magnitude", "l2", "bn-scale")
 ITERATED = ("taylor", "fisher")
 STEPS = (2, 4, 8)
 
-REPAIRS = ("none", "batchnorm")
+REPAIRS = ("none", "batchnorm", "least-squares")
 
 
 @dataclass(frozen=True)
