@@ -50,6 +50,14 @@ _TABLES: dict[str, Callable[[list[Row]], Table]] = {
     "lowdata": lowdata.table,
 }
 
+_NAMED: dict[type[Row], tuple[str, ...]] = {
+    toy.Toy: ("metric",),
+    untrained.Grown: ("seed",),
+    robustness.Areas: ("network", "metric"),
+    lowdata.Tuned: ("network", "metric", "kept", "images"),
+}
+"""What says what a row is about; the rest was measured."""
+
 PARTS = tuple(_ROWS)
 
 
@@ -116,11 +124,8 @@ def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
 
 
 def _key(row: Row) -> tuple[object, ...]:
-    """Return what a row is about: everything in it but what was measured."""
-    named = ("network", "metric", "kept", "images", "seed")
-    fields = asdict(row)
-    fields.pop("kept", None) if "control" in fields else None
-    return type(row).__name__, *(fields.get(name) for name in named)
+    """Return what a row is about."""
+    return tuple(value for name, value in asdict(row).items() if name in _NAMED[type(row)])
 
 
 def write(out: Path, results: dict[str, list[Row]]) -> None:

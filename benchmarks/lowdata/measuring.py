@@ -95,7 +95,7 @@ def measured(subject: Subject, key: Key, model: nn.Module, party: str) -> Cell:
 
 def _repaired(pruned: PrunedModel, stage: Stage, repair: str) -> Timed[PrunedModel]:
     begun = time.perf_counter()
-    repaired = gp.repair(pruned, (stage.images.x,), method=repair)
+    repaired = gp.repair(pruned, (stage.images.x,), method=repair, seed=stage.seed)
     return Timed(repaired, time.perf_counter() - begun)
 
 
