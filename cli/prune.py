@@ -13,8 +13,16 @@ from graphprune_cli.rank import data_notes
 from graphprune_cli.validate import check_rows
 
 if TYPE_CHECKING:
-    from graphprune.artifacts import FaithfulnessRecord, LatencyRecord
-    from graphprune.pipeline import Pruned
+    from collections.abc import Sequence
+
+    from graphprune.artifacts import (
+        ChoiceRecord,
+        FaithfulnessRecord,
+        FidelityRecord,
+        LatencyRecord,
+        StepRecord,
+    )
+    from graphprune.pipeline import Pruned, Selected
     from graphprune.selection import PruningPlan
 
 Ratio = Annotated[
@@ -41,6 +49,18 @@ RankingPath = Annotated[
     Path | None,
     typer.Option("--ranking", metavar="FILE", help="A ranking.json other than DIR's."),
 ]
+Steps = Annotated[
+    int,
+    typer.Option("--steps", metavar="N", help="Rank and remove a part, N times, repaired between."),
+]
+Criterion = Annotated[
+    str,
+    typer.Option(
+        "--criterion",
+        metavar="NAME",
+        help="As for rank, or auto: the best of several by what held-out images say.",
+    ),
+]
 Repair = Annotated[
     str,
     typer.Option(
@@ -61,11 +81,12 @@ def command(
     scope: Scope = "auto",
     min_units: MinUnits = 1,
     round_to: RoundTo = 1,
+    steps: Steps = 1,
     ranking: RankingPath = None,
     repair: Repair = "auto",
     threads: options.Threads = None,
     batch: options.Batch = None,
-    criterion: options.Criterion = "shapley",
+    criterion: Criterion = "shapley",
     game: options.Game = None,
     estimator: options.Estimator = "auto",
     value: options.Value = None,
@@ -127,6 +148,7 @@ def command(
         repair=repair,
         ranking=ranking,
         latency=pipeline.LatencyOptions(threads=threads, batch=batch),
+        steps=steps,
     )
     with console.progress_bar(quiet=quiet or console.follows()) as progress:
         with console.together(device) as ranks:
@@ -148,10 +170,11 @@ def command(
             return
         pruned = None if dry_run else pipeline.carry_out(selected, prune_options, common)
     console.note(selected.subject.notes, quiet=quiet)
-    if source is not None and ranking is None:
+    console.note(pipeline.choice_notes(selected.choice), quiet=quiet)
+    if source is not None and ranking is None and selected.choice is None:
         console.note(data_notes(selected.subject, rank_options), quiet=quiet)
     if pruned is None:
-        _show_plan(selected.plan, as_json=as_json)
+        _show_plan(selected, as_json=as_json)
         return
     _show(pruned, as_json=as_json)
     if not pruned.report.ok:
@@ -189,12 +212,45 @@ def cost_rows(plan: PruningPlan) -> list[list[str]]:
     return rows
 
 
-def _show_plan(plan: PruningPlan, *, as_json: bool) -> None:
+def _show_plan(selected: Selected, *, as_json: bool) -> None:
+    from graphprune.artifacts import as_json as plain
+    from graphprune.pipeline import choice_record, step_record
+
+    plan, choice = selected.plan, choice_record(selected.choice)
     if as_json:
-        console.print_json({"dry_run": True, **plan_summary(plan)})
+        steps = [plain(step_record(step)) for step in selected.steps]
+        found = None if choice is None else plain(choice)
+        summary = {**plan_summary(plan), "steps": steps, "candidates": found}
+        console.print_json({"dry_run": True, **summary})
         return
+    _show_search(choice, tuple(map(step_record, selected.steps)))
     console.print_table("would remove", ["", "before", "after", "removed"], cost_rows(plan))
     console.say(_asked(plan))
+
+
+def _show_search(choice: ChoiceRecord | None, steps: Sequence[StepRecord]) -> None:
+    """Show how a plan was found: candidates, the best first, and steps."""
+    if choice is not None:
+        rows = [
+            [each.criterion, _nats(each.fidelity), _share(each.fidelity.agreement)]
+            for each in choice.candidates
+        ]
+        title = f"candidates, on {choice.n_images:,} images held out"
+        console.print_table(title, ["criterion", "divergence", "agreement"], rows)
+    if steps:
+        rows = [
+            [str(n), console.percent(step.reached), console.thousands(step.units)]
+            for n, step in enumerate(steps, 1)
+        ]
+        console.print_table("steps", ["step", "reached", "units removed"], rows)
+
+
+def _nats(record: FidelityRecord) -> str:
+    return "infinite" if record.kl is None else f"{record.kl:.3f} nats"
+
+
+def _share(fraction: float | None) -> str:
+    return "-" if fraction is None else console.percent(fraction)
 
 
 def _asked(plan: PruningPlan) -> str:
@@ -210,10 +266,9 @@ def _say_faithful(found: FaithfulnessRecord) -> None:
     if found.repaired != found.cut:
         records.append(("repaired", found.repaired))
     for name, record in records:
-        kl = "infinite" if record.kl is None else f"{record.kl:.3f} nats"
         same = record.agreement
         agree = "" if same is None else f", {console.percent(same)} of predictions the same"
-        console.say(f"{name}: divergence {kl}{agree} ({found.n_images:,} images)")
+        console.say(f"{name}: divergence {_nats(record)}{agree} ({found.n_images:,} images)")
 
 
 def _measured(latency: LatencyRecord) -> str:
@@ -234,6 +289,7 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
             {"out": str(pruned.folder.path), **plan_summary(plan), "manifest": plain(manifest)}
         )
         return
+    _show_search(manifest.candidates, manifest.steps)
     rows = cost_rows(plan)
     if manifest.accuracy is not None:
         before, after = manifest.accuracy.before, manifest.accuracy.after

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphprune.api import (
+        choose,
         export_onnx,
         latency_model,
         mask,
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
         rank,
         repair,
         select,
+        select_in_steps,
         trace,
         validate,
     )
+    from graphprune.candidates import Choice
     from graphprune.cost import LatencyModel
     from graphprune.couplings import coupling_graph
     from graphprune.data import CalibrationBatches, DataSource, load_data
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from graphprune.load import LoadedModel, ModelSource, load_model
     from graphprune.ranking import Ranking
     from graphprune.selection import PruningPlan
+    from graphprune.steps import Stepped
     from graphprune.verify import ValidationReport
 
 __version__ = "0.1.0"
@@ -46,6 +50,7 @@ _HOMES = {
     "Bench": "graphprune.latency",
     "BenchOptions": "graphprune.latency",
     "CalibrationBatches": "graphprune.data",
+    "Choice": "graphprune.candidates",
     "DataSource": "graphprune.data",
     "LatencyModel": "graphprune.cost",
     "LoadedModel": "graphprune.load",
@@ -53,9 +58,11 @@ _HOMES = {
     "PruningGroup": "graphprune.groups",
     "PruningPlan": "graphprune.selection",
     "Ranking": "graphprune.ranking",
+    "Stepped": "graphprune.steps",
     "Unit": "graphprune.groups",
     "ValidationReport": "graphprune.verify",
     "bench": "graphprune.latency",
+    "choose": "graphprune.api",
     "coupling_graph": "graphprune.couplings",
     "export_onnx": "graphprune.api",
     "latency_model": "graphprune.api",
@@ -66,6 +73,7 @@ _HOMES = {
     "rank": "graphprune.api",
     "repair": "graphprune.api",
     "select": "graphprune.api",
+    "select_in_steps": "graphprune.api",
     "trace": "graphprune.api",
     "validate": "graphprune.api",
 }
@@ -74,6 +82,7 @@ __all__ = [
     "Bench",
     "BenchOptions",
     "CalibrationBatches",
+    "Choice",
     "DataSource",
     "LatencyModel",
     "LoadedModel",
@@ -81,9 +90,11 @@ __all__ = [
     "PruningGroup",
     "PruningPlan",
     "Ranking",
+    "Stepped",
     "Unit",
     "ValidationReport",
     "bench",
+    "choose",
     "coupling_graph",
     "export_onnx",
     "latency_model",
@@ -94,6 +105,7 @@ __all__ = [
     "rank",
     "repair",
     "select",
+    "select_in_steps",
     "trace",
     "validate",
 ]

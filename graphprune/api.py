@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from graphprune import criteria, export, latency_target, repairs, selection, verify
+from graphprune import building, criteria, export, latency_target, repairs, selection, verify
+from graphprune import steps as steps_module
+from graphprune.candidates import Choice, choose_among
 from graphprune.cost import LatencyModel
 from graphprune.criteria import UserCriterion, ValueFunction
-from graphprune.data import as_batches
+from graphprune.data import CalibrationBatches, as_batches
 from graphprune.game.evaluation import MEMORY, Running
 from graphprune.game.masking import MaskedNetwork, mask_network
 from graphprune.graph import DependencyGraph, trace
 from graphprune.inplace import prune_in_place_of
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking
-from graphprune.selection import PruningPlan
+from graphprune.selection import Budget, PruningPlan, check_budget
+from graphprune.steps import Stepped
 from graphprune.surgery import PrunedModel, cut
 from graphprune.verify import ValidationReport
 
 __all__ = [
+    "choose",
     "export_onnx",
     "latency_model",
     "mask",
@@ -30,6 +35,7 @@ __all__ = [
     "rank",
     "repair",
     "select",
+    "select_in_steps",
     "trace",
     "validate",
 ]
@@ -137,6 +143,177 @@ def latency_model(
     with TemporaryDirectory() as folder:
         original = Path(folder) / "original.onnx"
         return latency_target.latency_model(graph, original, options, progress)
+
+
+def select_in_steps(  # noqa: PLR0913 - one for each option of the command
+    graph: DependencyGraph,
+    data: object | None = None,
+    criterion: str | UserCriterion = "shapley",
+    seed: int = 0,
+    *,
+    steps: int,
+    ratio: float,
+    of: str = "units",
+    scope: str | None = None,
+    min_units: int = 1,
+    round_to: int = 1,
+    repair: str = "auto",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Stepped:
+    """Choose the units that go a part at a time, ranking what is left in between.
+
+    Args:
+        graph: What :func:`trace` returned.
+        data: As for :func:`rank`.
+        criterion: As for :func:`rank`.
+        seed: As for :func:`rank`.
+        steps: How often to rank and remove a part.
+        ratio: Fraction to remove in all, as for :func:`select`.
+        of: What the ratio is of, as for :func:`select`.
+        scope: As for :func:`select`.
+        min_units: As for :func:`select`.
+        round_to: As for :func:`select`.
+        repair: How networks are repaired between steps: ``auto`` (the default of the command
+            line) or a method's name.
+        only: As for :func:`rank`.
+        skip: As for :func:`rank`.
+        device: Where networks are run while ranking.
+        progress: Told about every step.
+
+    Returns:
+        The plan (``.plan``), the last ranking (``.ranking``) and every step (``.steps``).
+
+    Raises:
+        OptionError: An option is not one of those allowed.
+        BudgetError: So much cannot be removed.
+    """
+    budget = Budget(ratio=ratio, of=of, scope=scope, min_units=min_units, round_to=round_to)
+    check_budget(budget)
+    return _planned(
+        graph,
+        None if data is None else as_batches(data),
+        budget,
+        steps=steps,
+        ranker=_Ranker(criterion, seed, tuple(only), tuple(skip), device, progress),
+        repairing=building.Repairing(method=repair, seed=seed, progress=progress),
+    )
+
+
+def choose(  # noqa: PLR0913 - one for each option of the command
+    graph: DependencyGraph,
+    data: object,
+    criteria: Sequence[str] | None = None,
+    seed: int = 0,
+    *,
+    ratio: float,
+    of: str = "units",
+    scope: str | None = None,
+    min_units: int = 1,
+    round_to: int = 1,
+    steps: int = 1,
+    repair: str = "auto",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Choice:
+    """Plan with several criteria and keep the plan whose repaired network is the most faithful.
+
+    A quarter of the images is held out to judge by; labels are not needed.
+
+    Args:
+        graph: What :func:`trace` returned.
+        data: As for :func:`rank`; 32 images at least.
+        criteria: Names of criteria, your own as ``path/file.py:function``; by default those of
+            :data:`graphprune.candidates.CANDIDATES`.
+        seed: As for :func:`rank`.
+        ratio: Fraction to remove, as for :func:`select`.
+        of: What the ratio is of, as for :func:`select`.
+        scope: As for :func:`select`.
+        min_units: As for :func:`select`.
+        round_to: As for :func:`select`.
+        steps: As for :func:`select_in_steps`.
+        repair: As for :func:`select_in_steps`.
+        only: As for :func:`rank`.
+        skip: As for :func:`rank`.
+        device: Where networks are run while ranking.
+        progress: Told about every step.
+
+    Returns:
+        The best plan (``.plan``), its ranking (``.ranking``), and all ``.candidates``, the best
+        first, each with its ``.fidelity`` on the images held out.
+
+    Raises:
+        OptionError: An option is not one of those allowed.
+        DataError: There are too few images.
+        BudgetError: So much cannot be removed.
+    """
+    budget = Budget(ratio=ratio, of=of, scope=scope, min_units=min_units, round_to=round_to)
+    check_budget(budget)
+
+    repairing = building.Repairing(method=repair, seed=seed, progress=progress)
+
+    def plan(criterion: str, batches: CalibrationBatches) -> Stepped:
+        ranker = _Ranker(criterion, seed, tuple(only), tuple(skip), device, progress)
+        return _planned(graph, batches, budget, steps=steps, ranker=ranker, repairing=repairing)
+
+    return choose_among(
+        graph,
+        as_batches(data),
+        plan=plan,
+        build=lambda kept, batches: building.build(graph, kept, batches, repairing).model,
+        names=criteria,
+        seed=seed,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class _Ranker:
+    """Ranks the network, and what later steps leave of it."""
+
+    criterion: str | UserCriterion
+    seed: int
+    only: tuple[str, ...]
+    skip: tuple[str, ...]
+    device: str
+    progress: Progress
+
+    def rank(self, graph: DependencyGraph, data: CalibrationBatches | None, step: int) -> Ranking:
+        """Rank; patterns say what of the unpruned network is left alone."""
+        return rank(
+            graph,
+            data,
+            self.criterion,
+            self.seed,
+            only=() if step else self.only,
+            skip=() if step else self.skip,
+            device=self.device,
+            progress=self.progress,
+        )
+
+
+def _planned(
+    graph: DependencyGraph,
+    data: CalibrationBatches | None,
+    budget: Budget,
+    *,
+    steps: int,
+    ranker: _Ranker,
+    repairing: building.Repairing,
+) -> Stepped:
+    return steps_module.select_in_steps(
+        graph,
+        data,
+        budget,
+        steps=steps,
+        rank=ranker.rank,
+        build=lambda kept: building.build(graph, kept, data, repairing).model,
+        progress=ranker.progress,
+    )
 
 
 def prune(

@@ -212,6 +212,29 @@ class FaithfulnessRecord(_Record):
     repaired: FidelityRecord
 
 
+class CandidateRecord(_Record):
+    """What one criterion's plan came to, on images held out."""
+
+    criterion: str
+    reached: float
+    fidelity: FidelityRecord
+
+
+class ChoiceRecord(_Record):
+    """What ``--criterion auto`` compared, the best first."""
+
+    n_images: int
+    candidates: tuple[CandidateRecord, ...]
+
+
+class StepRecord(_Record):
+    """What was gone by the end of a step."""
+
+    asked: float
+    reached: float
+    units: int
+
+
 class CheckRecord(_Record):
     """One check of a validation."""
 
@@ -294,6 +317,8 @@ class ManifestFile(_Record):
     validation: ValidationRecord
     notes: tuple[str, ...]
     fidelity: FaithfulnessRecord | None = None
+    steps: tuple[StepRecord, ...] = ()
+    candidates: ChoiceRecord | None = None
 
 
 _File = TypeVar("_File", RankingFile, PlanFile, ManifestFile)

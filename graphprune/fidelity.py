@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.coalition import stays
 from graphprune.data import Batch, CalibrationBatches
-from graphprune.errors import DataError
+from graphprune.errors import DataError, ModelError
 from graphprune.game.evaluation import class_units, filled_up
 from graphprune.game.value import class_logits, minus_kl
 from graphprune.graph import DependencyGraph, Kept
@@ -103,6 +103,25 @@ class Judge:
             if many and self._data.has_labels
             else None,
         )
+
+
+def with_reference(
+    graph: DependencyGraph, data: CalibrationBatches, kept: Kept
+) -> CalibrationBatches:
+    """Return data that asks a smaller network to be faithful to the unpruned one.
+
+    Args:
+        graph: The unpruned network.
+        data: Images; they come back as they are if the network returns no predictions.
+        kept: Units of the smaller network, (n_units,) Bool; says which classes are left.
+    """
+    try:
+        logits, units = _logits(graph, graph.program.module, data), class_units(graph)
+    except ModelError:
+        return data
+    remains = slice(None) if units is None else torch.from_numpy(stays(units, kept))
+    batches = zip(data, logits, strict=True)
+    return replace(data, batches=tuple(replace(b, reference=x[..., remains]) for b, x in batches))
 
 
 def _in_place(logits: Tensor, reference: Tensor, classes: Classes | None, gone: float) -> Tensor:

@@ -20,7 +20,7 @@ from graphprune.ranking import Ranking, Scores
 COSTS = ("units", "params", "macs", "latency")
 SCOPES = ("group", "global")
 AUTO = "auto"
-"""The scope that :func:`chosen_scope` chooses."""
+"""The scope that :attr:`Budget.chosen_scope` chooses."""
 
 SHARE_KEPT_LONGEST = 0.2
 """Share of every group that goes last where all units compete.
@@ -50,6 +50,29 @@ class PlannedGroup:
     name: str
     units: int
     removed_units: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much goes and how units compete, see :func:`select`."""
+
+    ratio: float
+    of: str = "units"
+    scope: str | None = None
+    min_units: int = 1
+    round_to: int = 1
+    latency: LatencyModel | None = None
+
+    @property
+    def chosen_scope(self) -> str:
+        """The scope that ``auto`` (or None) stands for; any other as it is.
+
+        The same fraction of every group is what a user who counts units expects; a budget of a
+        cost is met best by whichever units are worth least for it.
+        """
+        if self.scope is not None and self.scope != AUTO:
+            return self.scope
+        return "group" if self.of == "units" else "global"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,21 +160,45 @@ def select(
         OptionError: An option is not one of those allowed.
         BudgetError: So much cannot be removed; the message says how much can.
     """
-    scope = chosen_scope(scope, of)
-    check_options(ratio, of, scope, min_units, round_to)
-    if of == "latency" and latency is None:
+    budget = Budget(
+        ratio=ratio,
+        of=of,
+        scope=scope,
+        min_units=min_units,
+        round_to=round_to,
+        latency=latency,
+    )
+    return select_within(ranking, budget)
+
+
+def select_within(
+    ranking: Ranking, budget: Budget, gone: Kept | None = None, locked: Kept | None = None
+) -> PruningPlan:
+    """Choose the units that go, some of which are settled.
+
+    Args:
+        ranking: Scores of all units, higher = keep.
+        budget: How much goes, of the whole network.
+        gone: Units that go whatever they score, (n_units,) Bool.
+        locked: Units that stay whatever they score.
+
+    Raises:
+        OptionError: An option is not one of those allowed.
+        BudgetError: So much cannot be removed.
+    """
+    check_budget(budget)
+    if budget.of == "latency" and budget.latency is None:
         raise OptionError(
             "a ratio of the latency needs a measured latency model",
             hint="measure one: latency=graphprune.latency_model(graph)",
         )
-    chooser = _Chooser(ranking, of, min_units, round_to, latency)
-    kept = chooser.by_group(ratio) if scope == "group" else chooser.globally(ratio)
-    return make_plan(ranking, kept, ratio=ratio, of=of, scope=scope, costs=chooser.costs)
+    chooser = _Chooser(ranking, budget, gone, locked)
+    group = budget.chosen_scope == "group"
+    kept = chooser.by_group(budget.ratio) if group else chooser.globally(budget.ratio)
+    return make_plan(ranking, kept, budget, costs=chooser.costs)
 
 
-def make_plan(
-    ranking: Ranking, kept: Kept, *, ratio: float, of: str, scope: str, costs: CostModel
-) -> PruningPlan:
+def make_plan(ranking: Ranking, kept: Kept, budget: Budget, *, costs: CostModel) -> PruningPlan:
     """Describe a coalition as a plan."""
     graph = ranking.graph
     before, after = costs.total(graph.all_kept()), costs.total(kept)
@@ -166,10 +213,10 @@ def make_plan(
         ),
         removed=removed_entries(graph, kept),
         removed_outputs=removed_outputs(graph, kept),
-        of=of,
-        scope=scope,
-        asked=ratio,
-        reached=_removed_fraction(before, after, of),
+        of=budget.of,
+        scope=budget.chosen_scope,
+        asked=budget.ratio,
+        reached=_removed_fraction(before, after, budget.of),
         before=before,
         after=after,
         criterion=ranking.criterion,
@@ -182,33 +229,22 @@ def _removed_fraction(before: Cost, after: Cost, of: str) -> float:
     return 1.0 - after.of(of) / whole if whole else 0.0
 
 
-def chosen_scope(scope: str | None, of: str) -> str:
-    """Return the scope that ``auto`` (or None) stands for; any other as it is.
-
-    The same fraction of every group says what a user who counts units expects; a budget of a cost
-    is met best by whichever units are worth least for it.
-    """
-    if scope not in (None, AUTO):
-        return scope
-    return "group" if of == "units" else "global"
-
-
-def check_options(ratio: float, of: str, scope: str | None, min_units: int, round_to: int) -> None:
-    """Refuse options of :func:`select` that no ranking could satisfy.
+def check_budget(budget: Budget) -> None:
+    """Refuse a budget that no ranking could satisfy.
 
     Raises:
-        OptionError: One is not among those allowed.
+        OptionError: An option is not among those allowed.
     """
-    if not 0 <= ratio < 1:
+    if not 0 <= budget.ratio < 1:
         raise OptionError(
-            f"a ratio of {ratio:g} is outside [0, 1)",
+            f"a ratio of {budget.ratio:g} is outside [0, 1)",
             hint="the ratio is the fraction to remove, e.g. 0.3",
         )
     scopes = (AUTO, *SCOPES)
-    for name, given, allowed in (("of", of, COSTS), ("scope", scope or AUTO, scopes)):
-        if given not in allowed:
+    for name, given, allowed in (("of", budget.of, COSTS), ("scope", budget.scope, scopes)):
+        if given is not None and given not in allowed:
             raise OptionError(f"{name} {given!r} is none of {', '.join(allowed)}")
-    for name, count in (("min_units", min_units), ("round_to", round_to)):
+    for name, count in (("min_units", budget.min_units), ("round_to", budget.round_to)):
         if count < 1:
             raise OptionError(f"{name} {count} is less than 1", hint="give a positive number")
 
@@ -217,19 +253,18 @@ class _Chooser:
     """Chooses among nested coalitions: what goes for a small budget also goes for a larger one."""
 
     def __init__(
-        self,
-        ranking: Ranking,
-        of: str,
-        min_units: int,
-        round_to: int,
-        latency: LatencyModel | None,
+        self, ranking: Ranking, budget: Budget, gone: Kept | None, locked: Kept | None
     ) -> None:
-        self._graph = ranking.graph
+        graph, latency = ranking.graph, budget.latency
+        self._graph = graph
         self._scores = ranking.scores
-        self._of = of
-        self._min_units = min_units
-        fast = latency.widths if latency is not None and of == "latency" else {}
-        self._widths = [_widths(g, round_to, fast.get(g.name)) for g in ranking.graph.groups]
+        self._of = budget.of
+        self._min_units = budget.min_units
+        fast = latency.widths if latency is not None and budget.of == "latency" else {}
+        self._widths = [_widths(g, budget.round_to, fast.get(g.name)) for g in graph.groups]
+        nothing = ~graph.all_kept()
+        self._gone = nothing if gone is None else gone
+        self._locked = nothing if locked is None else locked
         self._protected = frozenset(ranking.protected)
         self.costs = CostModel(ranking.graph, latency)
         self._before = self.costs.total(self._graph.all_kept())
@@ -241,8 +276,8 @@ class _Chooser:
 
     def by_group(self, ratio: float) -> Kept:
         """Remove the same fraction of every group."""
-        fractions = self._fractions()
-        sequence = self._removable(np.argsort(fractions, kind="stable"))
+        fractions, none = self._fractions(), np.zeros(0, np.int64)
+        sequence = self._removable(self._gone_first(fractions))
         if self._of == "units" and not self._rounds:
             # To the nearest whole number of units, group by group, half a unit up.
             self._check_reachable(ratio, self._without(sequence))
@@ -252,12 +287,12 @@ class _Chooser:
         return self._smallest(
             ratio,
             steps.size,
-            lambda k: self._without(sequence[fractions[sequence] <= steps[k - 1]] if k else []),
+            lambda k: self._without(sequence[fractions[sequence] <= steps[k - 1]] if k else none),
         )
 
     def globally(self, ratio: float) -> Kept:
         """Remove the units that are worth least for what they cost."""
-        order = np.argsort(self._value_per_cost(), kind="stable")
+        order = self._gone_first(self._value_per_cost())
         first = self._removable(order, SHARE_KEPT_LONGEST)
         sequence = self._removable(np.concatenate([first, order[~np.isin(order, first)]]))
         return self._smallest(ratio, sequence.size, lambda k: self._without(sequence[:k]))
@@ -266,9 +301,13 @@ class _Chooser:
         """For every unit, the fraction of its group at which it goes, (n_units,)."""
         fractions = np.empty(self._graph.n_units)
         for group in self._graph.groups:
-            order = np.argsort(self._scores[group.span], kind="stable")
+            order = np.lexsort((self._scores[group.span], ~self._gone[group.span]))
             fractions[group.first + order] = (np.arange(order.size) + 0.5) / order.size
         return fractions
+
+    def _gone_first(self, keys: Scores) -> Units:
+        """Return the units by ascending key, after those that are gone."""
+        return np.lexsort((keys, ~self._gone))
 
     def _value_per_cost(self) -> Scores:
         cost = self.costs.marginal(self._of)
@@ -290,7 +329,7 @@ class _Chooser:
             for unit in units.tolist():
                 sets_of[unit].append(place)
         sequence = []
-        for unit in order.tolist():
+        for unit in order[~self._locked[order]].tolist():
             if (left[sets_of[unit]] > 0).all():
                 left[sets_of[unit]] -= 1
                 sequence.append(unit)
@@ -304,19 +343,19 @@ class _Chooser:
         """How many units of a group must stay."""
         if group.name in self._protected:
             return group.n_units
-        return min(max(self._min_units, math.ceil(share * group.n_units)), group.n_units)
+        left = group.n_units - int(self._gone[group.span].sum())
+        return min(max(self._min_units, math.ceil(share * group.n_units)), left)
 
-    def _without(self, gone: Units | list[int]) -> Kept:
-        """Remove units in this order, as far as widths stay multiples."""
+    def _without(self, listed: Units) -> Kept:
+        """Remove units in this order, as far as widths stay multiples, and those that are gone."""
         kept = self._graph.all_kept()
-        kept[gone] = False
+        kept[listed] = False
         if self._rounds:
-            listed = np.asarray(gone, np.int64)
             for group, widths in zip(self._groups, self._widths, strict=True):
                 inside = (listed >= group.first) & (listed < group.first + group.n_units)
                 allowed = _allowed(group, int(inside.sum()), widths)
                 kept[listed[inside][allowed:]] = True
-        return kept
+        return kept & ~self._gone
 
     @property
     def _rounds(self) -> bool:

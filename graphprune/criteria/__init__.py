@@ -11,10 +11,11 @@ from graphprune.criteria import (
     taylor,
     torch_pruning,
 )
-from graphprune.criteria.base import available, criterion, needs_data, rank
+from graphprune.criteria.base import AUTO, available, criterion, needs_data, rank
 from graphprune.criteria.request import RankRequest, Scored, UserCriterion, ValueFunction
 
 __all__ = [
+    "AUTO",
     "RankRequest",
     "Scored",
     "UserCriterion",

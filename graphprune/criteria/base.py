@@ -31,6 +31,9 @@ from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking, split_by_group
 from graphprune.steering import protected_groups
 
+AUTO = "auto"
+"""What stands for several criteria where plans are compared, see :mod:`graphprune.candidates`."""
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -181,6 +184,11 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
 def _entry(given: str | UserCriterion) -> _Entry:
     if isinstance(given, str) and given in _CRITERIA:
         return _CRITERIA[given]
+    if given == AUTO:
+        raise OptionError(
+            f"criterion {AUTO!r} compares the plans of several criteria, and this ranks by one",
+            hint="use it with `graphprune prune` (gp.choose in Python), or name a criterion",
+        )
     if isinstance(given, str) and not is_spec(given):
         near = get_close_matches(given, available(), 1)
         hint = f"did you mean {near[0]}?" if near else "`graphprune rank --help` explains them"

@@ -22,10 +22,13 @@ class Batch:
     Args:
         inputs: One tensor per model input, the batch first.
         labels: Class numbers, int64 of shape (N,), or None.
+        reference: Logits (N, positions, classes) of the network to be faithful to, where that is
+            not the network at hand: while pruning in steps, the unpruned one's.
     """
 
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor | None = None
+    reference: torch.Tensor | None = None
 
     @property
     def n_images(self) -> int:
@@ -255,6 +258,7 @@ def _sliced(batch: Batch, start: int, stop: int) -> Batch:
     return Batch(
         inputs=tuple(value[start:stop] for value in batch.inputs),
         labels=None if batch.labels is None else batch.labels[start:stop],
+        reference=None if batch.reference is None else batch.reference[start:stop],
     )
 
 
@@ -262,16 +266,21 @@ def _picked(batch: Batch, index: torch.Tensor) -> Batch:
     return Batch(
         inputs=tuple(x[index.to(x.device)] for x in batch.inputs),
         labels=None if batch.labels is None else batch.labels[index.to(batch.labels.device)],
+        reference=None
+        if batch.reference is None
+        else batch.reference[index.to(batch.reference.device)],
     )
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
     labels = [batch.labels for batch in batches if batch.labels is not None]
+    references = [batch.reference for batch in batches if batch.reference is not None]
     return Batch(
         inputs=tuple(
             torch.cat(values) for values in zip(*(b.inputs for b in batches), strict=True)
         ),
         labels=torch.cat(labels) if labels else None,
+        reference=torch.cat(references) if references else None,
     )
 
 
@@ -282,6 +291,7 @@ def _moved(batch: Batch, dtype: torch.dtype | None, device: torch.device | str |
             for value in batch.inputs
         ),
         labels=None if batch.labels is None else batch.labels.to(device=device),
+        reference=None if batch.reference is None else batch.reference.to(device=device),
     )
 
 

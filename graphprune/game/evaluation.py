@@ -218,6 +218,8 @@ class Evaluator:
     def reference(self, index: int) -> Tensor:
         """Return the unpruned network's logits on a batch, (images, positions, classes).
 
+        The data may bring them along: those of the network that this one was cut from.
+
         Raises:
             DataError: They are not finite, so that no coalition is worth anything.
         """
@@ -227,6 +229,8 @@ class Evaluator:
             with outside_inference(), self.in_precision():
                 logits = class_logits(self._split.suffix(gates, *self._border(index)))
                 logits = logits[: batch.n_images].clone()
+            if batch.reference is not None:
+                logits = batch.reference.to(logits.dtype)
             if not bool(torch.isfinite(logits).all()):
                 raise DataError(
                     "the network's outputs on the calibration data are not finite",

@@ -10,6 +10,7 @@ from graphprune.pipeline.options import DEVICES, Common, PruneOptions, RankOptio
 from graphprune.pipeline.planning import Selected, plan_run
 from graphprune.pipeline.pruning import Pruned, carry_out, prune
 from graphprune.pipeline.ranking import Ranked, left_alone, rank, rank_subject
+from graphprune.pipeline.recording import choice_notes, choice_record, step_record
 from graphprune.pipeline.subject import Subject, prepare
 from graphprune.pipeline.validation import validate_files, validate_run, validation_record
 
@@ -25,6 +26,8 @@ __all__ = [
     "Selected",
     "Subject",
     "carry_out",
+    "choice_notes",
+    "choice_record",
     "chosen_device",
     "inspect",
     "left_alone",
@@ -33,6 +36,7 @@ __all__ = [
     "prune",
     "rank",
     "rank_subject",
+    "step_record",
     "validate_files",
     "validate_run",
     "validation_record",

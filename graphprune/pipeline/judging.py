@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphprune.artifacts import AccuracyRecord, FaithfulnessRecord, FidelityRecord
+from graphprune.artifacts import AccuracyRecord, FaithfulnessRecord
 from graphprune.errors import DataError, ModelError
-from graphprune.fidelity import Fidelity, Judge
+from graphprune.fidelity import Judge
 from graphprune.graph import Kept
+from graphprune.pipeline.recording import fidelity_record
 from graphprune.pipeline.subject import Subject
 from graphprune.repairs import RepairResult
 from graphprune.surgery import PrunedModel
@@ -54,8 +55,3 @@ def _judge(subject: Subject) -> Judge | None:
         return Judge(subject.graph, subject.data)
     except (DataError, ModelError):
         return None
-
-
-def fidelity_record(found: Fidelity) -> FidelityRecord:
-    """Describe a fidelity."""
-    return FidelityRecord(kl=found.kl, kl_stderr=found.kl_stderr, agreement=found.agreement)

@@ -78,6 +78,7 @@ class PruneOptions:
         repair: ``auto`` (BatchNorm statistics where there is data) or a method's name.
         ranking: A ranking file other than the run folder's.
         latency: How latency is measured, where the ratio is one of it.
+        steps: How often to rank and remove a part.
     """
 
     ratio: float
@@ -88,6 +89,7 @@ class PruneOptions:
     repair: str = "auto"
     ranking: Path | None = None
     latency: LatencyOptions = field(default_factory=LatencyOptions)
+    steps: int = 1
 
 
 def chosen_device(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Plan: from a ranking, made here or read, to the units that go."""
+"""Plan: from rankings, made here or read, to the units that go."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from tempfile import TemporaryDirectory
 
 from graphprune import criteria
 from graphprune.artifacts import RankingFile, RunFolder, ranking_of, read
+from graphprune.building import Repairing, build
+from graphprune.candidates import Choice, choose_among
 from graphprune.cost import LatencyModel
-from graphprune.data import DataSource
+from graphprune.criteria import AUTO as AUTO_CRITERION
+from graphprune.data import CalibrationBatches, DataSource
 from graphprune.errors import OptionError
+from graphprune.graph import DependencyGraph
 from graphprune.latency_target import ReachedLatency, reach_latency
 from graphprune.load import ModelSource
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
-from graphprune.pipeline.ranking import rank
-from graphprune.pipeline.subject import Subject, recorded_subject
+from graphprune.pipeline.ranking import check_alike, rank, rank_graph
+from graphprune.pipeline.subject import Subject, prepare, recorded_subject
 from graphprune.pipeline.timing import timed
 from graphprune.ranking import Ranking
 from graphprune.repairs import available as repair_methods
-from graphprune.selection import PruningPlan, check_options, select
+from graphprune.selection import Budget, PruningPlan, check_budget, select_within
 from graphprune.steering import protected_groups
+from graphprune.steps import Step, Stepped, check_steps, select_in_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +35,19 @@ class Selected:
 
     Args:
         subject: The network.
-        ranking: What its units are worth.
+        ranking: What the plan follows from; of several steps, see
+            :class:`graphprune.steps.Stepped`.
         plan: What goes.
+        steps: The steps in which it was found; none if it was found at once.
+        choice: All candidates, where the best of several criteria was chosen.
         latency: What was measured, where the ratio is one of the latency.
     """
 
     subject: Subject
     ranking: Ranking
     plan: PruningPlan
+    steps: tuple[Step, ...] = ()
+    choice: Choice | None = None
     latency: ReachedLatency | None = None
 
 
@@ -48,7 +58,7 @@ def plan_run(
     options: PruneOptions,
     common: Common,
 ) -> Selected:
-    """Rank if need be, and select; nothing is cut.
+    """Rank if need be, and select; nothing that is cut on the way is kept.
 
     Args:
         model: The network; None takes model, data and ranking from the run folder.
@@ -62,6 +72,8 @@ def plan_run(
         BudgetError: The ratio cannot be reached.
     """
     _check_early(rank_options, options)
+    if rank_options.criterion == AUTO_CRITERION:
+        return _best(_subject(model, data, common), rank_options, options, common)
     if model is not None and options.ranking is None:
         ranked = rank(model, data, rank_options, common)
         subject, ranking = ranked.subject, ranked.ranking
@@ -70,46 +82,140 @@ def plan_run(
         file = read(path, RankingFile)
         subject = recorded_subject(path, file, model, data, common)
         ranking = ranking_of(file, subject.graph)
-    protected = protecting(ranking, rank_options)
+        rank_options = _as_recorded(rank_options, file)
+    first = _protecting(ranking, rank_options)
     with timed(subject.timings, "select"):
-        latency = None
         if options.of == "latency":
             # Processes that time at once disturb each other: one does, and tells the others.
-            latency = common.ranks.led(partial(_reach_latency, protected, options, common))
-        plan = _select(options, protected) if latency is None else latency.plan
-    return Selected(subject=subject, ranking=ranking, plan=plan, latency=latency)
+            latency = common.ranks.led(partial(_reach_latency, first, options, common))
+            return Selected(subject=subject, ranking=first, plan=latency.plan, latency=latency)
+        found = _Planner(subject, rank_options, options, common).plan(subject.data, first)
+    return _selected(subject, found)
 
 
-def _select(
-    options: PruneOptions,
-    ranking: Ranking,
-    ratio: float | None = None,
-    latency: LatencyModel | None = None,
-) -> PruningPlan:
-    return select(
-        ranking,
-        ratio=options.ratio if ratio is None else ratio,
-        of=options.of,
-        scope=options.scope,
-        min_units=options.min_units,
-        round_to=options.round_to,
-        latency=latency,
-    )
+def _best(
+    subject: Subject, rank_options: RankOptions, options: PruneOptions, common: Common
+) -> Selected:
+    """Plan with several criteria and take the plan whose network diverges least."""
+    graph = subject.graph
+    check_alike(subject, rank_options, common)
+
+    def plan(criterion: str, data: CalibrationBatches) -> Stepped:
+        return _Planner(subject, replace(rank_options, criterion=criterion), options, common).plan(
+            data
+        )
+
+    with timed(subject.timings, "choose"):
+        choice = choose_among(
+            graph,
+            subject.data,
+            plan=plan,
+            build=lambda kept, data: build(graph, kept, data, repairing(options, common)).model,
+            seed=common.seed,
+            progress=common.progress,
+        )
+    common.ranks.check_same("the criterion chosen", choice.best.criterion)
+    return replace(_selected(subject, choice.best.stepped), choice=choice)
+
+
+def _selected(subject: Subject, found: Stepped) -> Selected:
+    steps = found.steps if len(found.steps) > 1 else ()
+    return Selected(subject=subject, ranking=found.ranking, plan=found.plan, steps=steps)
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """Ranks and selects, in as many steps as were asked for."""
+
+    subject: Subject
+    rank_options: RankOptions
+    options: PruneOptions
+    common: Common
+
+    def plan(self, data: CalibrationBatches | None, first: Ranking | None = None) -> Stepped:
+        """Plan with these images; ``first`` is the unpruned network's ranking if it is known."""
+        graph, repair = self.subject.graph, repairing(self.options, self.common)
+        wanted = self.rank_options
+        # Patterns say what of the unpruned network is left alone, which all steps respect.
+        later = replace(wanted, only=(), skip=())
+
+        def rank_again(
+            network: DependencyGraph, images: CalibrationBatches | None, step: int
+        ) -> Ranking:
+            if step == 0 and first is not None:
+                return first
+            return rank_graph(network, images, later if step else wanted, self.common)
+
+        return select_in_steps(
+            graph,
+            data,
+            budget_of(self.options),
+            steps=self.options.steps,
+            rank=rank_again,
+            build=lambda kept: build(graph, kept, data, repair).model,
+            progress=self.common.progress,
+        )
 
 
 def _reach_latency(ranking: Ranking, options: PruneOptions, common: Common) -> ReachedLatency:
+    budget = budget_of(options)
+
+    def choose(ratio: float, latency: LatencyModel) -> PruningPlan:
+        return select_within(ranking, replace(budget, ratio=ratio, latency=latency))
+
     with TemporaryDirectory() as temporary:
         return reach_latency(
             ranking.graph,
             options.ratio,
-            partial(_select, options, ranking),
+            choose,
             RunFolder(Path(temporary) if common.dry_run else common.out).original,
             options.latency,
             common.progress,
         )
 
 
-def protecting(ranking: Ranking, options: RankOptions) -> Ranking:
+def repairing(options: PruneOptions, common: Common) -> Repairing:
+    """Return how networks are repaired."""
+    return Repairing(
+        method=options.repair,
+        seed=common.seed,
+        max_memory=common.max_memory,
+        progress=common.progress,
+    )
+
+
+def budget_of(options: PruneOptions) -> Budget:
+    """Return how much is to go."""
+    return Budget(
+        ratio=options.ratio,
+        of=options.of,
+        scope=options.scope,
+        min_units=options.min_units,
+        round_to=options.round_to,
+    )
+
+
+def _subject(model: ModelSource | None, data: DataSource | None, common: Common) -> Subject:
+    """Load the network and data that are given, or those of the run folder."""
+    if model is not None:
+        return prepare(model, data, common)
+    path = RunFolder(common.out).ranking
+    return recorded_subject(path, read(path, RankingFile), model, data, common)
+
+
+def _as_recorded(options: RankOptions, file: RankingFile) -> RankOptions:
+    """Return how to rank again as a ranking was made."""
+    return replace(
+        options,
+        criterion=file.criterion,
+        game=file.game,
+        value=file.value,
+        aggregate=file.aggregate,
+        semivalue=file.semivalue or options.semivalue,
+    )
+
+
+def _protecting(ranking: Ranking, options: RankOptions) -> Ranking:
     """Return the ranking with what is to be left alone now added to what was when it was made."""
     now = protected_groups(ranking.graph, options.only, options.skip)
     protected = {*ranking.protected, *now}
@@ -119,8 +225,20 @@ def protecting(ranking: Ranking, options: RankOptions) -> Ranking:
 
 def _check_early(rank_options: RankOptions, options: PruneOptions) -> None:
     """Refuse misspelt options before the long work, not after it."""
-    check_options(options.ratio, options.of, options.scope, options.min_units, options.round_to)
-    if options.repair not in ("auto", *repair_methods()):
-        allowed = ", ".join(("auto", *repair_methods()))
-        raise OptionError(f"repair {options.repair!r} is none of {allowed}")
-    criteria.needs_data(rank_options.criterion)
+    check_budget(budget_of(options))
+    check_steps(options.steps)
+    if options.repair not in repair_methods():
+        raise OptionError(f"repair {options.repair!r} is none of {', '.join(repair_methods())}")
+    searching = rank_options.criterion == AUTO_CRITERION or options.steps > 1
+    if searching and options.of == "latency":
+        raise OptionError(
+            "a latency is measured for one ranking, made at once",
+            hint="use --of macs with --steps and --criterion auto",
+        )
+    if rank_options.criterion != AUTO_CRITERION:
+        criteria.needs_data(rank_options.criterion)
+    elif options.ranking is not None:
+        raise OptionError(
+            "--criterion auto ranks by several criteria, and --ranking gives one ranking",
+            hint="leave out one of the two",
+        )

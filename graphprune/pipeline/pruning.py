@@ -16,7 +16,8 @@ from graphprune.artifacts import (
     ranking_file,
     write,
 )
-from graphprune.data import CalibrationBatches, DataSource
+from graphprune.building import repaired as repaired_network
+from graphprune.data import DataSource
 from graphprune.doctor import versions
 from graphprune.export import export_onnx, load_program, program_of, save_program
 from graphprune.files import sha256_of
@@ -26,15 +27,16 @@ from graphprune.load import ModelSource
 from graphprune.pipeline.judging import Judged, judged
 from graphprune.pipeline.measuring import latency_record
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
-from graphprune.pipeline.planning import Selected, plan_run
+from graphprune.pipeline.planning import Selected, plan_run, repairing
+from graphprune.pipeline.recording import choice_notes, choice_record, step_record
 from graphprune.pipeline.subject import Subject, renumbered
 from graphprune.pipeline.timing import timed
 from graphprune.pipeline.validation import validation_record
 from graphprune.progress import Progress
-from graphprune.repairs import RepairResult, repair
+from graphprune.repairs import RepairResult
 from graphprune.report import write_report
 from graphprune.selection import PruningPlan
-from graphprune.surgery import PrunedModel, cut
+from graphprune.surgery import cut
 from graphprune.verify import ValidationReport, validate
 
 
@@ -72,7 +74,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     with stages.next("prune"):
         smaller = cut(subject.graph, kept)
     with stages.next("repair"):
-        repaired = _repaired(smaller, subject.data, options.repair, common)
+        repaired = repaired_network(smaller, subject.data, repairing(options, common))
     with stages.next("judge"):
         verdict = judged(subject, kept, smaller, repaired)
     with stages.next("save"):
@@ -129,21 +131,6 @@ class _Stages:
         self._progress(stage, place + 1, total)
 
 
-def _repaired(
-    model: PrunedModel, data: CalibrationBatches | None, method: str, common: Common
-) -> RepairResult:
-    if method == "auto" and data is None:
-        method = "none"
-    return repair(
-        model,
-        data,
-        method=method,
-        seed=common.seed,
-        max_memory=common.max_memory,
-        progress=common.progress,
-    )
-
-
 def _manifest(
     selected: Selected,
     repaired: RepairResult,
@@ -165,7 +152,9 @@ def _manifest(
         accuracy=verdict.accuracy,
         latency=None if latency is None else latency_record(latency),
         validation=validation_record(report),
-        notes=subject.notes,
+        notes=(*subject.notes, *choice_notes(selected.choice)),
+        steps=tuple(map(step_record, selected.steps)),
+        candidates=choice_record(selected.choice),
         fidelity=verdict.fidelity,
     )
 

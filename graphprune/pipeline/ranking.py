@@ -9,8 +9,9 @@ import torch
 from graphprune import criteria
 from graphprune.artifacts import RunFolder, ranking_file, write
 from graphprune.checkpoint import StateStore
-from graphprune.data import DataSource
+from graphprune.data import CalibrationBatches, DataSource
 from graphprune.game.evaluation import Running
+from graphprune.graph import DependencyGraph
 from graphprune.load import ModelSource
 from graphprune.pipeline.options import Common, RankOptions, chosen_device
 from graphprune.pipeline.subject import Subject, prepare
@@ -53,43 +54,58 @@ def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Rank
     Ranks share the work; the leading one writes.
     """
     folder, ranks = RunFolder(common.out), common.ranks
-    _check_alike(subject, options, common)
+    check_alike(subject, options, common)
     store = None
     if not common.dry_run:
         model_hash = subject.model.sha256
         store = StateStore(path=folder.state, model=model_hash, resume=options.resume, ranks=ranks)
     with timed(subject.timings, "rank"):
-        ranking = criteria.rank(
-            subject.graph,
-            subject.data,
-            criterion=options.criterion,
-            game=options.game,
-            estimator=options.estimator,
-            value=options.value,
-            aggregate=options.aggregate,
-            semivalue=options.semivalue,
-            budget=options.budget,
-            seconds=options.seconds,
-            until_stable=options.until_stable,
-            only=options.only,
-            skip=options.skip,
-            seed=common.seed,
-            running=Running(
-                device=chosen_device(common.device),
-                max_memory=common.max_memory,
-                precision=common.precision,
-            ),
-            store=store,
-            progress=common.progress,
-            ranks=ranks,
-        )
+        ranking = rank_graph(subject.graph, subject.data, options, common, store)
     if store is not None and ranks.leads:
         write(folder.ranking, ranking_file(ranking, subject.model, subject.source))
         store.clear()
     return Ranked(subject=subject, ranking=ranking)
 
 
-def _check_alike(subject: Subject, options: RankOptions, common: Common) -> None:
+def rank_graph(
+    graph: DependencyGraph,
+    data: CalibrationBatches | None,
+    options: RankOptions,
+    common: Common,
+    store: StateStore | None = None,
+) -> Ranking:
+    """Rank a traced network as the options say.
+
+    Raises:
+        GraphpruneError: See :func:`graphprune.criteria.rank`.
+    """
+    return criteria.rank(
+        graph,
+        data,
+        criterion=options.criterion,
+        game=options.game,
+        estimator=options.estimator,
+        value=options.value,
+        aggregate=options.aggregate,
+        semivalue=options.semivalue,
+        budget=options.budget,
+        seconds=options.seconds,
+        until_stable=options.until_stable,
+        only=options.only,
+        skip=options.skip,
+        seed=common.seed,
+        running=Running(
+            device=chosen_device(common.device),
+            max_memory=common.max_memory,
+            precision=common.precision,
+        ),
+        store=store,
+        progress=common.progress,
+        ranks=common.ranks,
+    )
+
+
+def check_alike(subject: Subject, options: RankOptions, common: Common) -> None:
     """Check that all ranks rank the same.
 
     Raises:

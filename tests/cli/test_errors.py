@@ -43,6 +43,17 @@ def fails(run: Run, *arguments: str, says: str, code: int = 2) -> None:
         (("rank", *MODEL, "--data", "images.npz", "--mean", "a,b"), "not a list of numbers"),
         (("rank", "net.py:net", "--input-shape", "3,x"), "not a list of positive whole numbers"),
         (("rank", "net.py:net", "--input-shape", "4,8,8"), "4"),
+        (("rank", *MODEL, "--criterion", "auto"), "compares the plans of several criteria"),
+        (("prune", *MODEL, "--ratio", "0.3", "--criterion", "auto"), "needs calibration images"),
+        (("prune", *MODEL, "--ratio", "0.3", "--steps", "0"), "steps 0 is less than 1"),
+        (
+            ("prune", *MODEL, "--ratio", "0.3", "--of", "latency", "--steps", "2"),
+            "use --of macs with --steps",
+        ),
+        (
+            ("prune", "--ratio", "0.3", "--criterion", "auto", "--ranking", "r.json"),
+            "leave out one of the two",
+        ),
         (("prune", "--ratio", "0.3"), "there is no ranking.json"),
         (("prune", *MODEL), "--ratio"),
         (("prune", *MODEL, "--ratio", "1.5"), "outside [0, 1)"),

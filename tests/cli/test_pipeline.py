@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 
@@ -121,6 +122,44 @@ def test_output_fits_eighty_columns(run: Run) -> None:
     shown.append(run("inspect", *MODEL))
     for finished in shown:
         assert max(len(line) for line in finished.stdout.splitlines()) <= 80
+
+
+def test_pruning_in_steps(run: Run, workplace: Path) -> None:
+    command = ("prune", *MODEL, *DATA, "--ratio", "0.4", "--of", "macs", "--criterion", "taylor")
+    shown = run(*command, "--steps", "2")
+    assert shown.code == 0
+    assert "units removed" in shown.stdout
+    out = workplace / "graphprune-out"
+    steps = json.loads((out / "manifest.json").read_text())["steps"]
+    plan = json.loads((out / "plan.json").read_text())
+    assert [step["asked"] for step in steps] == [0.2, 0.4]
+    assert steps[1]["reached"] == plan["reached"] >= 0.4
+    assert run("validate").code == 0
+    # From the folder the first ranking is read and the second made by the same criterion.
+    assert run("rank", *MODEL, *DATA, "--criterion", "taylor").code == 0
+    again = run("prune", "--ratio", "0.4", "--of", "macs", "--steps", "2", "--json", "--dry-run")
+    assert again.json["groups"] == plan["groups"]
+    assert again.json["steps"] == steps
+
+
+def test_the_best_of_several_criteria(run: Run, workplace: Path) -> None:
+    pixels = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
+    np.savez(workplace / "more.npz", x=pixels)
+    command = ("prune", *MODEL, "--data", "more.npz", "--ratio", "0.4", "--of", "macs")
+    shown = run(*command, "--criterion", "auto")
+    assert shown.code == 0, shown.stderr
+    assert "criterion auto kept" in shown.stderr
+    assert "16 images held out" in shown.stdout
+    assert max(len(line) for line in shown.stdout.splitlines()) <= 80
+    out = workplace / "graphprune-out"
+    manifest = json.loads((out / "manifest.json").read_text())
+    found = manifest["candidates"]["candidates"]
+    assert manifest["candidates"]["n_images"] == 16
+    assert len(found) >= 4
+    divergences = [candidate["fidelity"]["kl"] for candidate in found]
+    assert divergences == sorted(divergences)
+    assert json.loads((out / "plan.json").read_text())["criterion"] == found[0]["criterion"]
+    assert found[0]["criterion"] in (out / "report.html").read_text()
 
 
 def test_skip_and_only(run: Run, workplace: Path) -> None:

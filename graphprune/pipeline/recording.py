@@ -1,0 +1,49 @@
+"""Records for the manifest of how a plan was found."""
+
+from __future__ import annotations
+
+from graphprune.artifacts import CandidateRecord, ChoiceRecord, FidelityRecord, StepRecord
+from graphprune.candidates import Candidate, Choice
+from graphprune.fidelity import Fidelity
+from graphprune.steps import Step
+
+
+def step_record(step: Step) -> StepRecord:
+    """Describe a step."""
+    return StepRecord(asked=step.asked, reached=step.reached, units=step.units)
+
+
+def choice_record(choice: Choice | None) -> ChoiceRecord | None:
+    """Describe a choice."""
+    if choice is None:
+        return None
+    return ChoiceRecord(
+        n_images=choice.n_images, candidates=tuple(map(_candidate_record, choice.candidates))
+    )
+
+
+def _candidate_record(candidate: Candidate) -> CandidateRecord:
+    return CandidateRecord(
+        criterion=candidate.criterion,
+        reached=candidate.stepped.plan.reached,
+        fidelity=fidelity_record(candidate.fidelity),
+    )
+
+
+def choice_notes(choice: Choice | None) -> tuple[str, ...]:
+    """Say which criterion was kept, and by how much."""
+    if choice is None:
+        return ()
+    best, *others = choice.candidates
+    note = (
+        f"criterion auto kept {best.criterion}: {best.divergence:.3g} nats from the unpruned "
+        f"network on {choice.n_images} images held out"
+    )
+    if others:
+        note += f"; next is {others[0].criterion} with {others[0].divergence:.3g}"
+    return (note,)
+
+
+def fidelity_record(found: Fidelity) -> FidelityRecord:
+    """Describe a fidelity."""
+    return FidelityRecord(kl=found.kl, kl_stderr=found.kl_stderr, agreement=found.agreement)

@@ -1,0 +1,162 @@
+"""Pruning in steps: rank, remove a part, rank what is left, until the budget is reached.
+
+Scores say what a unit is worth while the others are there. The more of them go, the less they say;
+so every step cuts (and repairs) what went so far, traces the smaller network and ranks its units.
+All steps together are one plan of the original network, whose outputs all steps are faithful to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from graphprune.correspondence import correspondence
+from graphprune.data import CalibrationBatches
+from graphprune.errors import OptionError
+from graphprune.fidelity import with_reference
+from graphprune.graph import DependencyGraph, Kept, trace
+from graphprune.progress import Progress, silent
+from graphprune.ranking import Ranking, Scores, split_by_group
+from graphprune.selection import Budget, PruningPlan, select_within
+
+Ranker = Callable[[DependencyGraph, CalibrationBatches | None, int], Ranking]
+"""Ranks a network on data in a step, counted from 0."""
+
+Builder = Callable[[Kept], nn.Module]
+"""Returns the network with the units kept, repaired if it is to be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step.
+
+    Args:
+        asked: Share of the cost to be gone by its end.
+        reached: Share that was gone.
+        units: Units that were gone.
+    """
+
+    asked: float
+    reached: float
+    units: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """What several steps came to.
+
+    Args:
+        ranking: Of the original's units: the last step's, and below them, the earlier the lower,
+            those that went in earlier steps.
+        plan: What all steps remove of the original.
+        steps: Every step.
+    """
+
+    ranking: Ranking
+    plan: PruningPlan
+    steps: tuple[Step, ...]
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a number of steps that is none.
+
+    Raises:
+        OptionError: It is less than one.
+    """
+    if steps < 1:
+        raise OptionError(f"steps {steps} is less than 1", hint="one step ranks and prunes once")
+
+
+def select_in_steps(
+    graph: DependencyGraph,
+    data: CalibrationBatches | None,
+    budget: Budget,
+    *,
+    steps: int,
+    rank: Ranker,
+    build: Builder,
+    progress: Progress = silent,
+) -> Stepped:
+    """Choose the units that go, a part at a time, ranking again in between.
+
+    Args:
+        graph: The network.
+        data: Calibration images.
+        budget: How much goes; every step adds the same share of it.
+        steps: How many; one ranks once, like :func:`graphprune.selection.select`.
+        rank: Ranks the network, and later what is left of it.
+        build: Cuts, and repairs.
+        progress: Told about every step.
+
+    Raises:
+        OptionError: An option is not one of those allowed.
+        BudgetError: So much cannot be removed.
+    """
+    check_steps(steps)
+    ranking = rank(graph, data, 0)
+    plan = select_within(ranking, replace(budget, ratio=budget.ratio / steps))
+    plans = [plan]
+    for step in range(1, steps):
+        progress("steps", step, steps)
+        kept = plans[-1].kept(graph)
+        ranking, locked = _ranked_again(ranking, data, kept, rank, build, step)
+        part = replace(budget, ratio=budget.ratio * ((step + 1) / steps))
+        plans.append(select_within(ranking, part, gone=~kept, locked=locked))
+        progress("steps", step + 1, steps)
+    return Stepped(
+        ranking=_below(ranking, plans),
+        plan=plans[-1],
+        steps=tuple(
+            Step(asked=p.asked, reached=p.reached, units=p.before.units - p.after.units)
+            for p in plans
+        ),
+    )
+
+
+def _ranked_again(
+    before: Ranking,
+    data: CalibrationBatches | None,
+    kept: Kept,
+    rank: Ranker,
+    build: Builder,
+    step: int,
+) -> tuple[Ranking, Kept]:
+    """Rank what is left; returns the original's units and which of them no unit of it is."""
+    graph = before.graph
+    unpinned = [output.name for output in graph.outputs if output.place in graph.output_units]
+    smaller = trace(build(kept), graph.example_inputs, unpin_outputs=unpinned)
+    found = rank(smaller, None if data is None else with_reference(graph, data, kept), step)
+    same = correspondence(graph, kept, smaller)
+    stderr = np.concatenate([group.stderr for group in found.groups] or [np.zeros(0)])
+    scores = same.carried_back(found.scores)
+    # What went before keeps the order in which it went, see _below.
+    scores[~kept] = before.scores[~kept]
+    errors = np.sqrt(same.carried_back(np.square(stderr)))
+    ranking = replace(
+        found,
+        graph=graph,
+        groups=split_by_group(graph, scores, errors),
+        protected=before.protected,
+        notes=tuple(dict.fromkeys((*before.notes, *found.notes))),
+    )
+    return ranking, kept & ~same.known
+
+
+def _below(ranking: Ranking, plans: Sequence[PruningPlan]) -> Ranking:
+    """Put the units of earlier steps below the last step's, so that they stay the first to go."""
+    kept = np.stack([plan.kept(ranking.graph) for plan in plans])
+    steps_ago = (~kept[:-1]).sum(0)  # 0 for units that the last step has ranked
+    last = steps_ago == 0
+    scores = ranking.scores
+    if last.all():
+        return ranking
+    span = max(float(np.abs(scores).max()), 1e-12)
+    lowest = min(float(scores[last].min(initial=0.0)), 0.0)
+    # Units of one step lie closer together than two steps do, and keep their order.
+    lowered: Scores = lowest - span * steps_ago + scores / 4 - span / 4
+    stderr = np.concatenate([group.stderr for group in ranking.groups])
+    groups = split_by_group(ranking.graph, np.where(last, scores, lowered), stderr)
+    return replace(ranking, groups=groups)
