@@ -12,6 +12,7 @@ import numpy as np
 
 from graphprune.artifacts import (
     CheckRecord,
+    ChoiceRecord,
     DataRecord,
     FaithfulnessRecord,
     LatencyRecord,
@@ -22,6 +23,7 @@ from graphprune.artifacts import (
     PlannedGroupRecord,
     RankedGroup,
     RankingFile,
+    StepRecord,
 )
 from graphprune.errors import ArtifactError
 from graphprune.report.histogram import Histogram, histogram
@@ -384,10 +386,24 @@ def _pruning_rows(manifest: ManifestFile, plan: PlanFile) -> tuple[tuple[str, st
         ("ratio reached", _percent(plan.reached)),
         ("of", _NAMES.get(plan.of, plan.of)),
         ("scope", plan.scope),
+        ("steps, gone by the end of each", _steps(manifest.steps)),
+        *_candidate_rows(manifest.candidates),
         ("repair", manifest.repair.method),
         ("tensors changed by the repair", str(len(manifest.repair.changed))),
         ("seed", str(manifest.seed)),
     )
+
+
+def _steps(steps: Sequence[StepRecord]) -> str | None:
+    return ", ".join(_percent(step.reached) for step in steps) or None
+
+
+def _candidate_rows(choice: ChoiceRecord | None) -> list[tuple[str, str | None]]:
+    """Return how far each candidate's network is from the unpruned one, the best first."""
+    if choice is None:
+        return []
+    found = ", ".join(f"{c.criterion} {_nats(c.fidelity.kl)}" for c in choice.candidates)
+    return [(f"candidates, divergence on {choice.n_images:,} images held out", found)]
 
 
 def _present(*rows: tuple[str, str | None]) -> tuple[tuple[str, str], ...]:

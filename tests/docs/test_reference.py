@@ -42,7 +42,7 @@ def test_every_option_of_a_command_is_documented(name: str) -> None:
 
 def test_every_shared_option_is_explained() -> None:
     own = {"--graph", "--group", "--pins", "--ratio", "--of", "--scope", "--min-units",
-           "--round-to", "--ranking", "--repair", "--provider", "--threads", "--batch",
+           "--round-to", "--steps", "--ranking", "--repair", "--provider", "--threads", "--batch",
            "--runs"}  # fmt: skip
     options = set().union(*map(options_of, COMMANDS.values())) - {"--help"}
     assert documented(section("reference/cli.md", _SHARED)) == options - own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphprune.artifacts import (
     AccuracyRecord,
     CheckRecord,
+    ChoiceRecord,
     CostRecord,
     CostsRecord,
     DataRecord,
@@ -19,6 +20,7 @@ from graphprune.artifacts import (
     RankedGroup,
     RankingFile,
     RepairRecord,
+    StepRecord,
     ValidationRecord,
 )
 
@@ -57,6 +59,8 @@ def manifest(
     accuracy: AccuracyRecord | None = None,
     fidelity: FaithfulnessRecord | None = None,
     latency: LatencyRecord | None = None,
+    steps: tuple[StepRecord, ...] = (),
+    candidates: ChoiceRecord | None = None,
     notes: tuple[str, ...] = ("the network only takes batches of 2",),
 ) -> ManifestFile:
     if checks is None:
@@ -82,6 +86,8 @@ def manifest(
         accuracy=accuracy,
         fidelity=fidelity,
         latency=latency,
+        steps=steps,
+        candidates=candidates,
         validation=ValidationRecord(ok=all(c.ok for c in checks), checks=checks),
         notes=notes,
     )

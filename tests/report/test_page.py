@@ -10,11 +10,14 @@ import pytest
 
 from graphprune.artifacts import (
     AccuracyRecord,
+    CandidateRecord,
+    ChoiceRecord,
     FaithfulnessRecord,
     FidelityRecord,
     IntervalRecord,
     LatencyRecord,
     RunFolder,
+    StepRecord,
 )
 from graphprune.errors import ArtifactError
 from graphprune.report import render, write_report
@@ -116,6 +119,28 @@ def test_shows_the_measured_latency() -> None:
     assert "80 ms → 40 ms" in text
     assert "−50.0 %" in text
     assert "2.00 times as fast (1.90 to 2.10); threads: 1, batch: 4, cpu" in html
+
+
+def test_shows_how_the_plan_was_found() -> None:
+    records = [
+        FidelityRecord(kl=0.11, kl_stderr=0.01, agreement=0.9),
+        FidelityRecord(kl=None, kl_stderr=None, agreement=0.1),
+    ]
+    candidates = tuple(
+        CandidateRecord(criterion=name, reached=0.5, fidelity=record)
+        for name, record in zip(("taylor", "l2"), records, strict=True)
+    )
+    manifest = runs.manifest(
+        steps=(
+            StepRecord(asked=0.2, reached=0.21, units=3),
+            StepRecord(asked=0.4, reached=0.4, units=4),
+        ),
+        candidates=ChoiceRecord(n_images=64, candidates=candidates),
+    )
+    text = read(render(manifest, runs.plan(), runs.ranking())).text
+    assert "taylor 0.110, l2 not finite" in text
+    assert "64 images held out" in text
+    assert "21.0 %, 40.0 %" in text
 
 
 def test_failed_validation_is_what_one_sees_first() -> None:
