@@ -6,15 +6,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from graphprune import latency_target
-from graphprune.cost import CostModel
+from graphprune.cost import CostModel, LatencyModel
 from graphprune.errors import BudgetError
-from graphprune.graph import DependencyGraph, Kept
+from graphprune.graph import DependencyGraph, Kept, trace
 from graphprune.latency import Bench, FileLatency, Interval
 from graphprune.latency_target import TOLERANCE, LatencyOptions, ReachedLatency, reach_latency
-from graphprune.selection import select
+from graphprune.ranking import Ranking, split_by_group
+from graphprune.selection import PruningPlan, select
 from tests.selection.test_latency import model_of, ranking_of
 
 Remains = Callable[[float], float]
@@ -40,7 +44,7 @@ def search(ratio: float, really: Remains, fixed: float = 0.0) -> tuple[ReachedLa
     model = model_of(graph, fixed=fixed)
     measured = []
 
-    def choose(asked: float, given: object) -> latency_target.PruningPlan:
+    def choose(asked: float, given: LatencyModel) -> PruningPlan:
         return select(ranking, ratio=asked, of="latency", scope="global", latency=model)
 
     def measure(kept: Kept) -> Bench:
@@ -118,5 +122,26 @@ def test_files_are_exported_and_timed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["original.onnx"]
 
 
-def _choose(ranking: object, ratio: float, model: object) -> latency_target.PruningPlan:
+def _choose(ranking: Ranking, ratio: float, model: LatencyModel) -> PruningPlan:
     return select(ranking, ratio=ratio, of="latency", latency=model)
+
+
+@pytest.mark.slow
+def test_on_this_machine(tmp_path: Path) -> None:
+    """Real clocks: a wide network gets faster by about what was asked for, in fast widths."""
+    wide = nn.Sequential(
+        nn.Conv2d(3, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3), nn.ReLU(), nn.Conv2d(128, 64, 3)
+    )
+    graph = trace(wide.eval(), (torch.randn(2, 3, 24, 24),))
+    scores = np.random.default_rng(0).random(graph.n_units)
+    ranking = Ranking(graph=graph, groups=split_by_group(graph, scores), criterion="test")
+    found = reach_latency(
+        graph,
+        0.3,
+        partial(_choose, ranking),
+        tmp_path / "original.onnx",
+        LatencyOptions(threads=1),
+    )
+    assert found.plan.reached >= 0.3 - TOLERANCE
+    for group in found.plan.groups:
+        assert group.units - len(group.removed_units) in found.model.widths[group.name]
