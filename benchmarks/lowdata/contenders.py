@@ -7,12 +7,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 import graphprune as gp
 from benchmarks.lowdata.subjects import Images, Subject
-from graphprune.cost import CostModel
-from graphprune.graph import DependencyGraph, Kept
+from graphprune.graph import DependencyGraph
 from graphprune.surgery import PrunedModel, cut
 
 T = TypeVar("T")
@@ -109,6 +106,7 @@ def ours(streams: bool) -> list[Contender]:
     once = [one_shot(criterion) for criterion in (SHAPLEY, *ONE_SHOT)]
     inside = [one_shot(criterion, streams=False) for criterion in INSIDE] if streams else []
     again = [iterated(criterion, steps) for criterion in ITERATED for steps in STEPS]
+    again.append(iterated(SHAPLEY, STEPS[1]))
     return [*once, *inside, *again]
 
 
@@ -137,47 +135,22 @@ def one_shot(criterion: str, *, streams: bool = True) -> Contender:
 def iterated(criterion: str, steps: int) -> Contender:
     """Rank again after every part of the budget, on what is left of the network."""
 
+    def choose(stage: Stage, ratio: float) -> gp.PruningPlan:
+        return gp.select_in_steps(
+            stage.graph,
+            (stage.images.x,),
+            criterion,
+            stage.seed,
+            steps=steps,
+            ratio=ratio,
+            of="macs",
+            scope="global",
+            repair="none",
+        ).plan
+
     def prune(stage: Stage, ratio: float, repair: str) -> Timed[PrunedModel]:
         del repair
-        kept = stage.once(lambda: stepwise(stage, criterion, ratio, steps), criterion, steps, ratio)
-        return Timed(cut(stage.graph, kept.made), kept.seconds)
+        plan = stage.once(lambda: choose(stage, ratio), criterion, steps, ratio)
+        return Timed(cut(stage.graph, plan.made.kept(stage.graph)), plan.seconds)
 
     return Contender(f"{criterion}, {steps} steps", prune)
-
-
-def stepwise(stage: Stage, criterion: str, ratio: float, steps: int) -> Kept:
-    """Return what is kept after steps that remove as many multiply-accumulates each, (n_units,)."""
-    graph, data = stage.graph, (stage.images.x,)
-    costs, kept = CostModel(graph), graph.all_kept()
-    whole = left = costs.total(kept).macs
-    for step in range(1, steps + 1):
-        smaller = gp.trace(cut(graph, kept), (stage.images.x[:2],))
-        target = whole * (1 - ratio * step / steps)
-        ranking = gp.rank(smaller, data, criterion, stage.seed)
-        plan = gp.select(ranking, ratio=max(1 - target / left, 0.0), of="macs", scope="global")
-        kept = carried_back(graph, kept, smaller, plan.kept(smaller))
-        left = costs.total(kept).macs
-    return kept
-
-
-def carried_back(
-    graph: DependencyGraph, kept: Kept, smaller: DependencyGraph, kept_there: Kept
-) -> Kept:
-    """Return what is kept of a network whose smaller copy was made smaller still.
-
-    Groups keep their names when they are cut, and the k-th unit of a group is the k-th that was
-    kept of it.
-
-    Args:
-        graph: The whole network.
-        kept: What the smaller copy holds, (n_units,) Bool.
-        smaller: The copy, traced.
-        kept_there: What is kept of it.
-    """
-    both = kept.copy()
-    by_name = {group.name: group for group in graph.groups}
-    for group in smaller.groups:
-        before = by_name[group.name]
-        places = before.first + np.flatnonzero(kept[before.span])
-        both[places] = kept_there[group.span]
-    return both

@@ -43,6 +43,11 @@ class Entry:
         return float(np.mean([cell.selection for cell in self.cells]))
 
     @property
+    def plays(self) -> bool:
+        """Whether it is the default criterion, in one step or in several."""
+        return self.contender.partition(",")[0] == SHAPLEY
+
+    @property
     def iterated(self) -> bool:
         """Whether it ranks several times."""
         return self.contender.endswith(" steps")
@@ -126,7 +131,8 @@ def verdicts(cells: Sequence[Cell]) -> list[Verdict]:
     for column in columns(cells):
         listed = {entry.contender: entry for entry in entries(cells, column)}
         shapley = listed.pop(SHAPLEY, None)
-        once = [entry for entry in listed.values() if not entry.iterated]
+        others = [entry for entry in listed.values() if not entry.plays]
+        once = [entry for entry in others if not entry.iterated]
         if shapley is not None and once:
-            found.append(Verdict(column, shapley, best(once), control([*listed.values()])))
+            found.append(Verdict(column, shapley, best(once), control(others)))
     return found
