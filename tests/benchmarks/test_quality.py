@@ -165,8 +165,8 @@ def test_one_step_is_one_shot(stage: Stage) -> None:
 
 
 def test_steps_reach_the_budget_another_way(stage: Stage) -> None:
-    models = [iterated("taylor", steps).prune(stage, 0.5, "none").made for steps in (1, 3)]
-    assert all(removed(stage, model) >= 0.5 for model in models)
+    models = [iterated("taylor", steps).prune(stage, 0.7, "none").made for steps in (1, 4)]
+    assert all(removed(stage, model) >= 0.7 for model in models)
     shapes = [[p.shape for p in model.parameters()] for model in models]
     outputs = [model(stage.images.x) for model in models]
     assert shapes[0] != shapes[1] or not torch.allclose(*outputs, atol=1e-3)
@@ -309,7 +309,7 @@ def test_steps_are_chosen_without_the_test_images() -> None:
     assert verdict.again is not None
     assert verdict.again.contender == "fisher, 4 steps"
     assert verdict.once.contender == "l2"
-    assert control(entries(rows, verdict.column)[2:]) is None
+    assert control([verdict.shapley, verdict.once]) is None
     text = markdown(tables(rows))
     assert "| net | none | 50% | 66.7 | l2: 33.3 | +33.3 ± 33.3 | fisher, 4 steps: 33.3 |" in text
     assert "| fisher, 2 steps | 2 | 100.0* |" in text
