@@ -164,12 +164,23 @@ def test_one_step_is_one_shot(stage: Stage) -> None:
     assert torch.allclose(once(stage.images.x), stepped(stage.images.x), atol=1e-5)
 
 
-def test_steps_reach_the_budget_another_way(stage: Stage) -> None:
-    models = [iterated("taylor", steps).prune(stage, 0.7, "none").made for steps in (1, 4)]
-    assert all(removed(stage, model) >= 0.7 for model in models)
-    shapes = [[p.shape for p in model.parameters()] for model in models]
-    outputs = [model(stage.images.x) for model in models]
-    assert shapes[0] != shapes[1] or not torch.allclose(*outputs, atol=1e-3)
+def test_steps_reach_the_budget_in_equal_parts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    select_in_steps = gp.select_in_steps
+
+    def remembering(*arguments: object, **options: object) -> object:
+        found.append(select_in_steps(*arguments, **options))  # type: ignore[arg-type]
+        return found[-1]
+
+    monkeypatch.setattr(gp, "select_in_steps", remembering)
+    contender = iterated("taylor", 3)
+    models = [contender.prune(stage, 0.6, repair).made for repair in ("none", "batchnorm")]
+    assert all(removed(stage, model) >= 0.6 for model in models)
+    (stepped,) = found
+    assert [step.asked for step in stepped.steps] == pytest.approx([0.2, 0.4, 0.6])
+    assert stepped.plan.of == "macs"
 
 
 def test_names_are_distinct(subject: Subject) -> None:
