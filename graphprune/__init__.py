@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphprune.api import (
         choose,
+        compare,
         export_onnx,
         latency_model,
         mask,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         validate,
     )
     from graphprune.candidates import Choice
+    from graphprune.comparison import Comparison
     from graphprune.cost import LatencyModel
     from graphprune.couplings import coupling_graph
     from graphprune.data import CalibrationBatches, DataSource, load_data
@@ -51,6 +53,7 @@ _HOMES = {
     "BenchOptions": "graphprune.latency",
     "CalibrationBatches": "graphprune.data",
     "Choice": "graphprune.candidates",
+    "Comparison": "graphprune.comparison",
     "DataSource": "graphprune.data",
     "LatencyModel": "graphprune.cost",
     "LoadedModel": "graphprune.load",
@@ -63,6 +66,7 @@ _HOMES = {
     "ValidationReport": "graphprune.verify",
     "bench": "graphprune.latency",
     "choose": "graphprune.api",
+    "compare": "graphprune.api",
     "coupling_graph": "graphprune.couplings",
     "export_onnx": "graphprune.api",
     "latency_model": "graphprune.api",
@@ -83,6 +87,7 @@ __all__ = [
     "BenchOptions",
     "CalibrationBatches",
     "Choice",
+    "Comparison",
     "DataSource",
     "LatencyModel",
     "LoadedModel",
@@ -95,6 +100,7 @@ __all__ = [
     "ValidationReport",
     "bench",
     "choose",
+    "compare",
     "coupling_graph",
     "export_onnx",
     "latency_model",

@@ -9,9 +9,19 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from graphprune import building, criteria, export, latency_target, repairs, selection, verify
+from graphprune import (
+    building,
+    comparison,
+    criteria,
+    export,
+    latency_target,
+    repairs,
+    selection,
+    verify,
+)
 from graphprune import steps as steps_module
 from graphprune.candidates import Choice, choose_among
+from graphprune.comparison import CompareOptions, Comparison
 from graphprune.cost import LatencyModel
 from graphprune.criteria import UserCriterion, ValueFunction
 from graphprune.data import CalibrationBatches, as_batches
@@ -28,6 +38,7 @@ from graphprune.verify import ValidationReport
 
 __all__ = [
     "choose",
+    "compare",
     "export_onnx",
     "latency_model",
     "mask",
@@ -396,3 +407,97 @@ def validate(
     """
     batches = None if data is None else as_batches(data)
     return verify.validate(pruned, Path(path), data=batches, provider=provider)
+
+
+def compare(  # noqa: PLR0913 - one for each option of the command
+    graph: DependencyGraph,
+    data: object,
+    criteria: Sequence[str | UserCriterion] = comparison.CRITERIA,
+    ratios: Sequence[float] = comparison.RATIOS,
+    seeds: int | Sequence[int] = comparison.SEEDS,
+    *,
+    eval_data: object | None = None,
+    repairs: Sequence[str] = comparison.REPAIRS,
+    floor: bool = True,
+    of: str = "macs",
+    scope: str = "global",
+    min_units: int = 1,
+    round_to: int = 1,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    calibration: int | None = None,
+    labels: bool = True,
+    robustness: bool = False,
+    points: int = comparison.POINTS,
+    oracle: str | Sequence[str] = (),
+    sets: int = comparison.SETS,
+    seed: int = 0,
+    device: str = "cpu",
+    max_memory: int = MEMORY,
+    precision: str = "float32",
+    progress: Progress = silent,
+) -> Comparison:
+    """Compare criteria: rank, prune and repair with each, and judge on images that did neither.
+
+    Args:
+        graph: What :func:`trace` returned.
+        data: As for :func:`rank`. Without ``eval_data`` a third of it judges.
+        criteria: Names, with settings of their own as ``shapley@game=group@budget=50``, or
+            functions of your own.
+        ratios: Fractions to remove.
+        seeds: A list, or how many counted from 0. Every seed draws images of its own, and seeds
+            what is random in a criterion.
+        eval_data: Images that judge; those among them that are also in ``data`` do not rank.
+        repairs: Methods tried on every pruned network; ``auto`` is the one that is used by default.
+        floor: Let ``random`` take part also where it is not named.
+        of: The cost that ratios are a fraction of.
+        scope: ``global`` or ``group``.
+        min_units: Units that every group keeps.
+        round_to: Keep multiples of so many units.
+        only: Patterns of groups that may be pruned.
+        skip: Patterns of groups that are left alone.
+        calibration: Images that every seed draws; three quarters of those that may rank by default.
+        labels: Let criteria see labels; the judge does in any case.
+        robustness: Also draw layerwise robustness curves.
+        points: Points of a curve at most.
+        oracle: Patterns of groups whose removed sets are placed among all sets of their size;
+            ``auto`` for the two smallest.
+        sets: Sets of one size that are measured at most.
+        seed: Parts the images.
+        device: Where networks are run.
+        max_memory: Bytes that activations may take.
+        precision: ``float32``, or ``bfloat16`` while ranking.
+        progress: Told about every step.
+
+    Raises:
+        OptionError: An option is not one of those allowed, or no criterion can rank the network.
+        DataError: The data does not fit the network, or there are too few images.
+    """
+    options = CompareOptions(
+        criteria=tuple(criteria),
+        ratios=tuple(ratios),
+        seeds=seeds if isinstance(seeds, int) else tuple(seeds),
+        repairs=tuple(repairs),
+        floor=floor,
+        of=of,
+        scope=scope,
+        min_units=min_units,
+        round_to=round_to,
+        only=tuple(only),
+        skip=tuple(skip),
+        calibration=calibration,
+        labels=labels,
+        robustness=robustness,
+        points=points,
+        oracle=(oracle,) if isinstance(oracle, str) else tuple(oracle),
+        sets=sets,
+        image_seed=seed,
+    )
+    return comparison.compare(
+        graph,
+        as_batches(data),
+        None if eval_data is None else as_batches(eval_data),
+        options,
+        running=Running(device=device, max_memory=max_memory, precision=precision),
+        progress=progress,
+    )

@@ -37,8 +37,12 @@ MAX_BYTES = 1 << 30
 """A larger JSON file is refused unread."""
 
 
+STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+"""How every record of a file is read."""
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = STRICT
 
 
 class ModelRecord(_Record):
@@ -321,7 +325,7 @@ class ManifestFile(_Record):
     candidates: ChoiceRecord | None = None
 
 
-_File = TypeVar("_File", RankingFile, PlanFile, ManifestFile)
+_File = TypeVar("_File", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -407,7 +411,7 @@ def read(path: Path, kind: type[_File]) -> _File:
         ) from error
 
 
-def write(path: Path, record: RankingFile | PlanFile | ManifestFile) -> None:
+def write(path: Path, record: BaseModel) -> None:
     """Write one file of a run atomically."""
     write_text(path, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
 

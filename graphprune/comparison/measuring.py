@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graphprune.data import CalibrationBatches
+from graphprune.errors import ModelError
 from graphprune.game.evaluation import DEFAULT, Evaluator, Running, class_units
 from graphprune.game.value import accuracy, performance_named
 from graphprune.graph import DependencyGraph, Kept
@@ -54,24 +55,35 @@ class GroupMeasure:
         players[group.span] = True
         self._group = group
         self._evaluator = Evaluator(graph, data, players, running)
-        self._value = performance_named(loss_name(graph, data))
+        self._loss = performance_named(loss_name(graph, data))
         self._right = accuracy if data.has_labels else agreement
 
-    def measure(self, coalitions: Sequence[Kept], *, right: bool = True) -> Measured:
+    def measure(self, coalitions: Sequence[Kept]) -> Measured:
         """Measure coalitions, equal ones once.
 
         Args:
             coalitions: For every coalition, which of the group's units are kept, (group,) Bool.
-            right: Also tell the share of images that are right.
+
+        Raises:
+            ModelError: The masked network's outputs are not finite.
         """
         rows, places = np.unique(np.stack(coalitions), axis=0, return_inverse=True)
         kept = torch.ones(len(rows), self._evaluator.graph.n_units, dtype=torch.bool)
         kept[:, self._group.span] = torch.from_numpy(rows)
-        loss = -self._evaluator.values(kept, self._value).mean(1).numpy()
-        share = None
-        if right and self._evaluator.reference(0).shape[-1] > 1:
-            share = self._evaluator.values(kept, self._right).mean(1).numpy()[places]
-        return Measured(loss[places], share)
+        loss, right = self._evaluator.values(kept, self._both).mean(1).numpy()[places].T
+        if not np.isfinite(loss).all():
+            raise ModelError(
+                f"without some units of {self._group.name} the network's outputs are not finite",
+                hint="leave the group out with --skip",
+            )
+        return Measured(loss, right if self._evaluator.reference(0).shape[-1] > 1 else None)
+
+    def _both(
+        self, logits: Tensor, reference: Tensor, labels: Tensor | None, gates: Tensor | None = None
+    ) -> Tensor:
+        """Return loss and share that is right, (images, 2)."""
+        loss = -self._loss(logits, reference, labels, gates)
+        return torch.stack([loss, self._right(logits, reference, labels, gates)], -1)
 
 
 def loss_name(graph: DependencyGraph, data: CalibrationBatches) -> str:

@@ -25,8 +25,11 @@ from graphprune.groups import PruningGroup
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Scores
 
-POINTS = 20
+POINTS = 16
 """Numbers of removed units at which a curve is measured, at most."""
+
+IMAGES = 256
+"""Images that comparisons draw curves on, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

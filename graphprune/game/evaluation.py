@@ -148,10 +148,11 @@ class Evaluator:
             coalitions: (n_coalitions, n_units) Bool, True = kept. To the last bit the values of
                 one do not depend on the others if those before it fill up whole passes, see
                 :attr:`together`.
-            performance: What outputs are worth.
+            performance: What outputs are worth; it may return several figures for every image,
+                (images, n_figures).
 
         Returns:
-            (n_coalitions, n_images) float64.
+            (n_coalitions, n_images) float64, or (n_coalitions, n_images, n_figures).
         """
         if not len(coalitions):
             return torch.zeros(0, self.n_images, dtype=torch.float64)
@@ -184,7 +185,7 @@ class Evaluator:
         labels = None if labels is None else labels.repeat(count)
         opened = tuple(each[own] for each in self.class_gates(gates))
         worth = performance(logits[own], reference.repeat(count, 1, 1), labels, *opened)
-        return worth.reshape(count, -1)
+        return worth.reshape(count, -1, *worth.shape[1:])
 
     def _border(self, index: int) -> tuple[Tensor, ...]:
         """Return what no coalition changes of a batch; kept where the memory allows it."""

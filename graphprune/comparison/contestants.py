@@ -1,0 +1,104 @@
+"""Contestants: criteria with their own settings, ``shapley@game=group@budget=50``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphprune import criteria
+from graphprune.criteria import UserCriterion
+from graphprune.errors import OptionError
+from graphprune.functions import is_spec, user_function
+
+FLOOR = "random"
+"""The criterion that knows nothing: what is no better than it is worth nothing."""
+
+SEPARATOR = "@"
+
+SETTINGS = ("game", "estimator", "value", "aggregate", "semivalue", "budget")
+"""What may be set for one criterion, see :func:`graphprune.criteria.rank`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A criterion, and how it is asked.
+
+    Args:
+        label: What tables and files call it.
+        criterion: Name, or a function of the user's own.
+        game: See :func:`graphprune.criteria.rank`, like those below.
+        estimator: The Shapley estimator.
+        value: What a coalition is worth.
+        aggregate: How per-image values become scores.
+        semivalue: Which coalitions count.
+        budget: Coalitions per player.
+    """
+
+    label: str
+    criterion: str | UserCriterion
+    game: str | None = None
+    estimator: str = "auto"
+    value: str | None = None
+    aggregate: str | None = None
+    semivalue: str = "shapley"
+    budget: int | None = None
+
+    @property
+    def source(self) -> str:
+        """Hash of the files that define a criterion of the user's own, else ''."""
+        given = self.criterion
+        own = not isinstance(given, str) or (given not in criteria.available() and is_spec(given))
+        return user_function(given).sha256 if own else ""
+
+
+def contestants(given: Sequence[str | UserCriterion], *, floor: bool) -> tuple[Contestant, ...]:
+    """Return who takes part.
+
+    Args:
+        given: Names as typed, with settings after ``@``, or functions of the user's own.
+        floor: Let :data:`FLOOR` take part also where it is not named.
+
+    Raises:
+        OptionError: There are none, one is named twice, or a name or setting is unknown.
+    """
+    listed = [_contestant(each) for each in given]
+    labels = [each.label for each in listed]
+    if not listed:
+        raise OptionError("there are no criteria to compare", hint="e.g. --criteria shapley,taylor")
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise OptionError(f"criterion {twice[0]!r} is named twice")
+    if floor and FLOOR not in labels:
+        listed.append(Contestant(label=FLOOR, criterion=FLOOR))
+    return tuple(listed)
+
+
+def _contestant(given: str | UserCriterion) -> Contestant:
+    if not isinstance(given, str):
+        return Contestant(label=user_function(given).name, criterion=given)
+    name, *parts = given.strip().split(SEPARATOR)
+    criteria.needs_data(name)  # refuses a name that is none
+    settings = dict(_setting(given, part) for part in parts)
+    budget = settings.pop("budget", None)
+    if budget is not None and not budget.isdecimal():
+        raise OptionError(f"criterion {given!r}: a budget is a whole number, not {budget!r}")
+    return Contestant(
+        label=given.strip(),
+        criterion=name,
+        game=settings.get("game"),
+        estimator=settings.get("estimator", "auto"),
+        value=settings.get("value"),
+        aggregate=settings.get("aggregate"),
+        semivalue=settings.get("semivalue", "shapley"),
+        budget=None if budget is None else int(budget),
+    )
+
+
+def _setting(given: str, part: str) -> tuple[str, str]:
+    name, equals, value = part.partition("=")
+    if name not in SETTINGS or not equals or not value:
+        raise OptionError(
+            f"criterion {given!r}: {part!r} is no setting; allowed are {', '.join(SETTINGS)}",
+            hint="write them as shapley@game=group@budget=50",
+        )
+    return name, value
