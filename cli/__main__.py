@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import graphprune
-from graphprune_cli import bench, console, demo, doctor, inspect, prune, rank, validate
+from graphprune_cli import bench, compare, console, demo, doctor, inspect, prune, rank, validate
 
 app = typer.Typer(
     name="graphprune",
@@ -37,7 +37,7 @@ def _root(
     del version
 
 
-for _module in (inspect, rank, prune, validate, bench, demo, doctor):
+for _module in (inspect, rank, prune, validate, compare, bench, demo, doctor):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 

@@ -239,12 +239,37 @@ def _integers(text: str, option: str, example: str) -> tuple[int, ...]:
     return numbers
 
 
-def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
+def _floats(
+    text: str | None, option: str, example: str = "0.485,0.456,0.406"
+) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(
-            f"{option} {text!r} is not a list of numbers, e.g. 0.485,0.456,0.406"
+            f"{option} {text!r} is not a list of numbers, e.g. {example}"
         ) from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return the names that stand between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def fractions(text: str, option: str) -> tuple[float, ...]:
+    """Return the numbers that stand between commas."""
+    return _floats(text, option, "0.1,0.3,0.5") or ()
+
+
+def seeds(text: str) -> int | tuple[int, ...]:
+    """Return how many seeds there are, or a list of them if there is a comma."""
+    try:
+        listed = tuple(int(part) for part in names(text))
+    except ValueError:
+        listed = ()
+    if not listed or min(listed) < 0 or ("," not in text and listed[0] < 1):
+        raise typer.BadParameter(
+            f"--seeds {text!r} is neither a number nor a list, e.g. 3 or 0,1,2"
+        )
+    return listed if "," in text else listed[0]

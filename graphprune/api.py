@@ -420,7 +420,7 @@ def compare(  # noqa: PLR0913 - one for each option of the command
     repairs: Sequence[str] = comparison.REPAIRS,
     floor: bool = True,
     of: str = "macs",
-    scope: str = "global",
+    scope: str = "auto",
     min_units: int = 1,
     round_to: int = 1,
     only: Sequence[str] = (),
@@ -451,7 +451,7 @@ def compare(  # noqa: PLR0913 - one for each option of the command
         repairs: Methods tried on every pruned network; ``auto`` is the one that is used by default.
         floor: Let ``random`` take part also where it is not named.
         of: The cost that ratios are a fraction of.
-        scope: ``global`` or ``group``.
+        scope: ``auto``, ``global`` or ``group``, see :func:`select`.
         min_units: Units that every group keeps.
         round_to: Keep multiples of so many units.
         only: Patterns of groups that may be pruned.

@@ -10,6 +10,7 @@ from graphprune.comparison.contestants import Contestant, contestants
 from graphprune.comparison.files import CompareFile, CompareFolder, Origin, comparison_of
 from graphprune.comparison.images import Images, arrange
 from graphprune.comparison.oracle import SETS, Oracle, OracleRank, SetsOfUnits, oracle_groups
+from graphprune.comparison.plots import check_plots, write_plots
 from graphprune.comparison.questions import (
     CRITERIA,
     RATIOS,
@@ -19,7 +20,7 @@ from graphprune.comparison.questions import (
     Conditions,
     Questions,
 )
-from graphprune.comparison.records import Cell, Comparison, Summary
+from graphprune.comparison.records import Cell, Comparison, Mean, Summary, mean_of
 from graphprune.comparison.robustness import POINTS, Curve, Robustness, layerwise_robustness
 from graphprune.comparison.running import compare, run_comparison, settled
 
@@ -39,6 +40,7 @@ __all__ = [
     "Contestant",
     "Curve",
     "Images",
+    "Mean",
     "Oracle",
     "OracleRank",
     "Origin",
@@ -47,11 +49,14 @@ __all__ = [
     "SetsOfUnits",
     "Summary",
     "arrange",
+    "check_plots",
     "compare",
     "comparison_of",
     "contestants",
     "layerwise_robustness",
+    "mean_of",
     "oracle_groups",
     "run_comparison",
     "settled",
+    "write_plots",
 ]

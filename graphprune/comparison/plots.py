@@ -75,7 +75,7 @@ class _Measure:
     scale: float
 
 
-def check_kind(kind: str) -> None:
+def check_plots(kind: str) -> None:
     """Refuse an unknown kind of plots.
 
     Raises:
@@ -101,7 +101,7 @@ def write_plots(found: Comparison, folder: Path, kind: str = "svg") -> tuple[Pat
         OptionError: The kind is unknown.
         ArtifactError: The folder cannot be written to.
     """
-    check_kind(kind)
+    check_plots(kind)
     if kind == "none":
         return ()
     import matplotlib as mpl

@@ -14,7 +14,7 @@ from graphprune.errors import OptionError
 from graphprune.game.evaluation import Running
 from graphprune.graph import DependencyGraph
 from graphprune.repairs import available as repair_methods
-from graphprune.selection import check_options
+from graphprune.selection import check_options, chosen_scope
 from graphprune.steering import protected_groups
 
 CRITERIA = ("shapley", "taylor", "group-magnitude")
@@ -41,7 +41,7 @@ class CompareOptions:
         repairs: Methods tried on every pruned network; ``auto`` is the one that ``prune`` uses.
         floor: Let the random criterion take part also where it is not named.
         of: The cost that ratios are a fraction of.
-        scope: ``global`` or ``group``, see :func:`graphprune.select`.
+        scope: ``auto``, ``global`` or ``group``, see :func:`graphprune.select`.
         min_units: Units that every group keeps.
         round_to: Keep multiples of so many units.
         only: Patterns of groups that may be pruned.
@@ -61,7 +61,7 @@ class CompareOptions:
     repairs: tuple[str, ...] = REPAIRS
     floor: bool = True
     of: str = "macs"
-    scope: str = "global"
+    scope: str = "auto"
     min_units: int = 1
     round_to: int = 1
     only: tuple[str, ...] = ()
@@ -85,7 +85,9 @@ class Questions:
         seeds: Each draws its own images, and seeds what is random in a criterion.
         repairs: Methods tried on every pruned network.
         robustness: Also draw layerwise robustness curves.
+        points: Points of a curve at most.
         oracle: Names of the groups whose removed sets are placed among all sets.
+        sets: Sets of one size that are measured at most.
     """
 
     contestants: tuple[Contestant, ...]
@@ -93,7 +95,9 @@ class Questions:
     seeds: tuple[int, ...]
     repairs: tuple[str, ...]
     robustness: bool = False
+    points: int = POINTS
     oracle: tuple[str, ...] = ()
+    sets: int = SETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +114,6 @@ class Conditions:
         n_judging: Images that judge.
         labels: Criteria see labels, where there are some.
         image_seed: Parts the images, and draws the oracle's sets where there are too many.
-        points: Points of a robustness curve at most.
-        sets: Sets of one size that the oracle measures at most.
         precision: What networks are run in while ranking.
         device: Where.
     """
@@ -125,8 +127,6 @@ class Conditions:
     n_judging: int
     labels: bool
     image_seed: int
-    points: int
-    sets: int
     precision: str
     device: str
 
@@ -144,6 +144,8 @@ def questions_of(graph: DependencyGraph, options: CompareOptions) -> Questions:
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else seeds,
         repairs=tuple(dict.fromkeys(map(_method, options.repairs))),
         robustness=options.robustness,
+        points=options.points,
+        sets=options.sets,
         oracle=tuple(group.name for group in oracle_groups(graph, options.oracle)),
     )
     for name, given in (
@@ -168,7 +170,7 @@ def conditions_of(
     """
     return Conditions(
         of=options.of,
-        scope=options.scope,
+        scope=chosen_scope(options.scope, options.of),
         min_units=options.min_units,
         round_to=options.round_to,
         protected=protected_groups(graph, options.only, options.skip),
@@ -176,8 +178,6 @@ def conditions_of(
         n_judging=images.judging.n_images,
         labels=options.labels,
         image_seed=options.image_seed,
-        points=options.points,
-        sets=options.sets,
         precision=running.precision,
         device=running.device,
     )

@@ -122,6 +122,7 @@ def run_comparison(
 
     Raises:
         OptionError: No criterion can rank this network.
+        BudgetError: No ratio can be reached.
         ArtifactError: The store holds another comparison.
     """
     judging = fitting_images(graph, images.judging, 0, needed=True)
@@ -160,7 +161,7 @@ class _Run:
         self._progress = progress
         self._judge = judge
         self._found = found
-        self._failures: list[OptionError | DataError] = []
+        self._failures: list[OptionError | DataError | BudgetError] = []
         self._rankings: dict[tuple[str, int], Ranking] = {}
         self._cells = {_key(cell) for cell in found.cells}
         self._done = 0
@@ -173,30 +174,42 @@ class _Run:
         Raises:
             OptionError: No criterion can rank this network.
             DataError: None can with these images.
+            BudgetError: No ratio can be reached.
         """
         for contestant in self._questions.contestants:
             try:
                 for seed in self._questions.seeds:
                     self._prune_with(contestant, seed)
-            except (OptionError, DataError) as error:
+            except (OptionError, DataError, BudgetError) as error:
                 self._failures.append(error)
                 self._note(f"{contestant.label} is left out: {error.message}")
-        if self._failures and not self._found.trials:
+        if self._failures and not self._found.cells:
             raise self._failures[0]
 
     def _prune_with(self, contestant: Contestant, seed: int) -> None:
         trial = self._trial(contestant, seed)
         for ratio in self._questions.ratios:
             try:
-                self._prune_to(trial, ratio)
+                found = self._prune_to(trial, ratio)
             except BudgetError as error:
+                found = True
+                self._failures.append(error)
                 self._note(f"{contestant.label}: {error.message}")
-            self._step(contestant.label, seed)
+            self._done += 1
+            if found:
+                text = f"{contestant.label}, seed {seed}: pruned"
+                self._progress(text, self._done, self._total)
 
-    def _prune_to(self, trial: Trial, ratio: float) -> None:
-        for method in self._questions.repairs:
-            if (trial.criterion, trial.seed, method, ratio) not in self._cells:
-                self._add(self._cell(trial, ratio, method))
+    def _prune_to(self, trial: Trial, ratio: float) -> bool:
+        """Find the cells of one ratio that are missing; return whether there were any."""
+        missing = [
+            method
+            for method in self._questions.repairs
+            if (trial.criterion, trial.seed, method, ratio) not in self._cells
+        ]
+        for method in missing:
+            self._add(self._cell(trial, ratio, method))
+        return bool(missing)
 
     def _cell(self, trial: Trial, ratio: float, method: str) -> Cell:
         asked = self._found.conditions
@@ -293,21 +306,34 @@ class _Run:
     # ---- layerwise robustness ------------------------------------------------------------------
 
     def draw_curves(self) -> None:
-        """Find all robustness rows that are missing."""
-        known = {(row.criterion, row.seed) for row in self._found.robustness}
-        missing = [t for t in self._asked() if (t.criterion, t.seed) not in known]
-        if not (self._questions.robustness and missing):
+        """Find all robustness rows that are missing, one criterion after the other."""
+        if not self._questions.robustness:
             return
-        rows = layerwise_robustness(
+        known = {(row.criterion, row.seed) for row in self._found.robustness}
+        for contestant in self._questions.contestants:
+            missing = [
+                trial
+                for trial in self._asked()
+                if trial.criterion == contestant.label
+                and (trial.criterion, trial.seed) not in known
+            ]
+            if missing:
+                self._draw(missing)
+
+    def _draw(self, trials: list[Trial]) -> None:
+        def step(stage: str, done: int, total: int) -> None:
+            self._progress(f"{trials[0].criterion}: {stage}", done, total)
+
+        found = layerwise_robustness(
             self._graph,
             self._images.judging.head(IMAGES),
-            [self._ranking(trial).scores for trial in missing],
-            points=self._found.conditions.points,
+            [self._ranking(trial).scores for trial in trials],
+            points=self._questions.points,
             running=self._running,
-            progress=self._progress,
+            progress=step,
         )
-        fresh = map(robustness_row, missing, rows)
-        self._save(replace(self._found, robustness=(*self._found.robustness, *fresh)))
+        rows = map(robustness_row, trials, found)
+        self._save(replace(self._found, robustness=(*self._found.robustness, *rows)))
 
     # ---- oracle --------------------------------------------------------------------------------
 
@@ -315,32 +341,37 @@ class _Run:
         """Place all removed sets that are not placed yet."""
         for name in self._questions.oracle:
             group = self._graph.group(name)
-            for removed in removal_sizes(group, self._questions.ratios):
-                known = {
-                    (row.criterion, row.seed)
-                    for row in self._found.oracle
-                    if (row.group, row.removed) == (name, removed)
-                }
-                missing = [t for t in self._asked() if (t.criterion, t.seed) not in known]
-                if missing:
-                    self._place(name, removed, missing)
+            sizes = removal_sizes(group, self._questions.ratios)
+            missing = {size: trials for size in sizes if (trials := self._unplaced(name, size))}
+            if not missing:
+                continue
+            oracle = Oracle(
+                self._graph,
+                group,
+                self._images.judging,
+                sets=self._questions.sets,
+                seed=self._found.conditions.image_seed,
+                running=self._running,
+            )
+            for size, trials in missing.items():
+                self._place(oracle, size, trials)
 
-    def _place(self, name: str, removed: int, trials: list[Trial]) -> None:
-        asked, found = self._found.conditions, self._found
-        oracle = Oracle(
-            self._graph,
-            self._graph.group(name),
-            self._images.judging,
-            sets=asked.sets,
-            seed=asked.image_seed,
-            running=self._running,
-        )
+    def _unplaced(self, group: str, removed: int) -> list[Trial]:
+        known = {
+            (row.criterion, row.seed)
+            for row in self._found.oracle
+            if (row.group, row.removed) == (group, removed)
+        }
+        return [t for t in self._asked() if (t.criterion, t.seed) not in known]
+
+    def _place(self, oracle: Oracle, removed: int, trials: list[Trial]) -> None:
+        found, name = self._found, oracle.group.name
         same = [s for s in found.sets if (s.group, s.removed) == (name, removed)]
         sets = same[0] if same else oracle.sets_of(removed, self._progress)
         places = oracle.rank([self._ranking(trial).scores for trial in trials], sets)
         rows = map(oracle_row, trials, places)
         listed = found.sets if same else (*found.sets, sets)
-        self._save(replace(self._found, sets=listed, oracle=(*found.oracle, *rows)))
+        self._save(replace(self._found, sets=listed, oracle=(*self._found.oracle, *rows)))
 
     # ---- what is kept --------------------------------------------------------------------------
 
@@ -361,10 +392,6 @@ class _Run:
     def _total(self) -> int:
         asked = self._questions
         return len(asked.contestants) * len(asked.seeds) * len(asked.ratios)
-
-    def _step(self, label: str, seed: int) -> None:
-        self._done += 1
-        self._progress(f"{label}, seed {seed}: pruned", self._done, self._total)
 
 
 def _check_source(trial: Trial, contestant: Contestant) -> None:

@@ -1,10 +1,12 @@
 """The pipeline as commands run it: each stage from and to the files of a run folder.
 
 One stage a file: what commands are told (``options``), the network and its data (``subject``), then
-``inspection``, ``ranking``, ``planning``, ``pruning``, ``judging`` and ``validation``.
+``inspection``, ``ranking``, ``planning``, ``pruning``, ``judging``, ``validation`` and
+``comparing``.
 """
 
 from graphprune.latency_target import LatencyOptions
+from graphprune.pipeline.comparing import Compared, Prepared, compare, prepare_comparison
 from graphprune.pipeline.inspection import Inspection, inspect
 from graphprune.pipeline.options import DEVICES, Common, PruneOptions, RankOptions, chosen_device
 from graphprune.pipeline.planning import Selected, plan_run
@@ -17,8 +19,10 @@ from graphprune.pipeline.validation import validate_files, validate_run, validat
 __all__ = [
     "DEVICES",
     "Common",
+    "Compared",
     "Inspection",
     "LatencyOptions",
+    "Prepared",
     "PruneOptions",
     "Pruned",
     "RankOptions",
@@ -29,10 +33,12 @@ __all__ = [
     "choice_notes",
     "choice_record",
     "chosen_device",
+    "compare",
     "inspect",
     "left_alone",
     "plan_run",
     "prepare",
+    "prepare_comparison",
     "prune",
     "rank",
     "rank_subject",

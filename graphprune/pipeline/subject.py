@@ -62,16 +62,25 @@ def prepare(model: ModelSource, data: DataSource | None, common: Common) -> Subj
     with timed(timings, "trace"):
         graph = trace(loaded.module, loaded.example_inputs, unpin_outputs=common.unpin_outputs)
     if batches is not None:
-        n_classes = _n_classes(graph) if batches.has_labels else None
-        check_against(batches, n_classes, loaded.source.input_shapes)
+        check_data(batches, graph, loaded)
     return Subject(
         loaded=loaded,
         graph=graph,
         data=batches,
         model=_model_record(loaded, common),
-        source=None if data is None or batches is None else _data_record(data, batches),
+        source=None if data is None or batches is None else data_record(data, batches),
         timings=timings,
     )
+
+
+def check_data(batches: CalibrationBatches, graph: DependencyGraph, loaded: LoadedModel) -> None:
+    """Check that a network can be evaluated on data.
+
+    Raises:
+        DataError: An input has another shape, or a label is out of range.
+    """
+    n_classes = _n_classes(graph) if batches.has_labels else None
+    check_against(batches, n_classes, loaded.source.input_shapes)
 
 
 def recorded_subject(
@@ -164,7 +173,8 @@ def _model_record(loaded: LoadedModel, common: Common) -> ModelRecord:
     )
 
 
-def _data_record(source: DataSource, batches: CalibrationBatches) -> DataRecord:
+def data_record(source: DataSource, batches: CalibrationBatches) -> DataRecord:
+    """Describe where data came from."""
     return DataRecord(
         spec=source.spec,
         mean=source.mean,
