@@ -32,7 +32,9 @@ Seeds = Annotated[
 ]
 Repairs = Annotated[
     str,
-    typer.Option("--repairs", metavar="NAMES", help="Repairs to try; auto: what prune does."),
+    typer.Option(
+        "--repairs", metavar="NAMES", help="Repairs to try; none: as cut, auto: what prune does."
+    ),
 ]
 EvalData = Annotated[
     str | None,

@@ -23,10 +23,11 @@ CRITERIA = ("shapley", "taylor", "group-magnitude")
 RATIOS = (0.1, 0.3, 0.5)
 SEEDS = 3
 
-AUTO = "auto"
-"""The repair that ``prune`` uses where there is data."""
+REPAIRS = ("none", "auto")
+"""As cut, and what ``prune`` does where there is data."""
 
-REPAIRS = ("none", AUTO)
+COSTS = ("units", "params", "macs")
+"""What ratios can be of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ def questions_of(graph: DependencyGraph, options: CompareOptions) -> Questions:
         contestants=contestants(options.criteria, floor=options.floor),
         ratios=options.ratios,
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else seeds,
-        repairs=tuple(dict.fromkeys(map(_method, options.repairs))),
+        repairs=options.repairs,
         robustness=options.robustness,
         points=options.points,
         sets=options.sets,
@@ -154,6 +155,9 @@ def questions_of(graph: DependencyGraph, options: CompareOptions) -> Questions:
         ("repairs", questions.repairs),
     ):
         _check_list(name, given)
+    for method in questions.repairs:
+        _check_repair(method)
+    _check_cost(options.of)
     for ratio in options.ratios:
         check_options(ratio, options.of, options.scope, options.min_units, options.round_to)
     _check_counts(questions, options)
@@ -183,17 +187,17 @@ def conditions_of(
     )
 
 
-def _method(name: str) -> str:
-    """Return the repair that a name stands for.
+def _check_cost(name: str) -> None:
+    if name not in COSTS:
+        raise OptionError(
+            f"of {name!r} is none of {', '.join(COSTS)}",
+            hint="networks whose latency differs are compared with `graphprune bench`",
+        )
 
-    Raises:
-        OptionError: None.
-    """
-    if name == AUTO:
-        return "batchnorm"
+
+def _check_repair(name: str) -> None:
     if name not in repair_methods():
-        raise OptionError(f"repair {name!r} is none of {', '.join((AUTO, *repair_methods()))}")
-    return name
+        raise OptionError(f"repair {name!r} is none of {', '.join(repair_methods())}")
 
 
 def _check_list(name: str, given: Sequence[object]) -> None:

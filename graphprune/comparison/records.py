@@ -50,7 +50,9 @@ class Cell:
     Args:
         criterion: The contestant's label.
         seed: The seed.
-        repair: What repaired it.
+        repair: The repair asked for.
+        repaired: What repaired it in the end: ``auto`` chooses, and a repair that does not bring
+            the network nearer is not kept.
         asked: The ratio asked for.
         reached: The ratio reached, of the same cost.
         units: Share of the units that went.
@@ -66,6 +68,7 @@ class Cell:
     criterion: str
     seed: int
     repair: str
+    repaired: str
     asked: float
     reached: float
     units: float
@@ -218,9 +221,13 @@ class Comparison:
 
 
 def cell_of(
-    trial: Trial, repair: str, plan: PruningPlan, fidelity: Fidelity, seconds: float
+    trial: Trial,
+    repair: tuple[str, str],
+    plan: PruningPlan,
+    fidelity: Fidelity,
+    seconds: float,
 ) -> Cell:
-    """Describe one pruned network."""
+    """Describe one pruned network; of the repair, what was asked for and what was done."""
 
     def gone(cost: str) -> float:
         before = plan.before.of(cost)
@@ -230,7 +237,8 @@ def cell_of(
     return Cell(
         criterion=trial.criterion,
         seed=trial.seed,
-        repair=repair,
+        repair=repair[0],
+        repaired=repair[1],
         asked=plan.asked,
         reached=plan.reached,
         units=gone("units"),

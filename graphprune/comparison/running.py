@@ -223,9 +223,16 @@ class _Run:
         )
         kept = plan.kept(self._graph)
         start = time.perf_counter()
-        pruned = repair(cut(self._graph, kept), self._images.drawn(trial.seed), method=method)
+        repaired = repair(
+            cut(self._graph, kept),
+            self._images.drawn(trial.seed),
+            method=method,
+            seed=trial.seed,
+            max_memory=self._running.max_memory,
+        )
         seconds = time.perf_counter() - start
-        return cell_of(trial, method, plan, self._judge.judge(pruned.model, kept), seconds)
+        fidelity = self._judge.judge(repaired.model, kept)
+        return cell_of(trial, (method, repaired.method), plan, fidelity, seconds)
 
     def _add(self, cell: Cell) -> None:
         self._cells.add(_key(cell))

@@ -24,7 +24,7 @@ def test_all_sets_are_measured_and_a_ranking_is_placed_among_them() -> None:
     for gone in combinations(range(group.n_units), 2):
         kept = graph.all_kept()
         kept[group.first + np.array(gone)] = False
-        losses[gone] = float(F.cross_entropy(cut(graph, kept)(X), Y))
+        losses[gone] = F.cross_entropy(cut(graph, kept)(X), Y).item()
     assert sets.complete
     assert (sets.group, sets.units, sets.removed) == (group.name, group.n_units, 2)
     np.testing.assert_allclose(sets.losses, sorted(losses.values()), rtol=1e-5)

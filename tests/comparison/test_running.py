@@ -45,7 +45,7 @@ def test_a_cell_is_what_the_functions_give(found: Comparison) -> None:
     drawn = arranged.drawn(1)
     plan = select(rank(graph, drawn, criterion="taylor", seed=1), ratio=0.5, of="macs")
     kept = plan.kept(graph)
-    pruned = repair(cut(graph, kept), drawn, method="batchnorm").model
+    pruned = repair(cut(graph, kept), drawn, method="batchnorm", seed=1).model
     expected = Judge(graph, arranged.judging).judge(pruned, kept)
     (cell,) = (
         c for c in found.cells
@@ -54,6 +54,7 @@ def test_a_cell_is_what_the_functions_give(found: Comparison) -> None:
     assert (cell.accuracy, cell.agreement) == (expected.accuracy, expected.agreement)
     assert (cell.kl, cell.kl_stderr) == (expected.kl, expected.kl_stderr)
     assert cell.reached == cell.macs == plan.reached >= 0.5
+    assert cell.repaired == "batchnorm"
     assert cell.units == 1 - plan.after.units / plan.before.units
 
 
@@ -120,8 +121,8 @@ def test_where_nothing_can_be_compared_the_reason_is_raised() -> None:
         ({"ratios": (1.0,)}, "outside"),
         ({"seeds": 0}, "there are no seeds"),
         ({"seeds": (1, -1)}, "seed -1 is negative"),
-        ({"repairs": ("none", "hope")}, "repair 'hope' is none of auto, "),
-        ({"of": "money"}, "of 'money' is none of"),
+        ({"repairs": ("none", "hope")}, "repair 'hope' is none of auto, batchnorm"),
+        ({"of": "latency"}, "of 'latency' is none of units, params, macs"),
         ({"points": 0}, "0 points are too few"),
         ({"skip": ("layer9",)}, "matches no group"),
         ({"criteria": ("tailor",)}, "criterion 'tailor' is none of"),

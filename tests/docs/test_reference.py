@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 
 import graphprune
 from graphprune import artifacts, errors
+from graphprune.comparison import CompareFile, Conditions, Curve, SetsOfUnits, records
+from graphprune.fidelity import Fidelity
 from graphprune_cli.__main__ import app
 from tests.docs.pages import DOCS, code_spans, section
 
@@ -43,7 +46,9 @@ def test_every_option_of_a_command_is_documented(name: str) -> None:
 def test_every_shared_option_is_explained() -> None:
     own = {"--graph", "--group", "--pins", "--ratio", "--of", "--scope", "--min-units",
            "--round-to", "--steps", "--ranking", "--repair", "--provider", "--threads", "--batch",
-           "--runs"}  # fmt: skip
+           "--runs", "--criteria", "--ratios", "--seeds", "--repairs", "--eval-data",
+           "--eval-limit", "--calibration", "--no-labels", "--no-floor", "--robustness",
+           "--points", "--oracle", "--sets", "--plots"}  # fmt: skip
     options = set().union(*map(options_of, COMMANDS.values())) - {"--help"}
     assert documented(section("reference/cli.md", _SHARED)) == options - own
 
@@ -70,6 +75,7 @@ def test_no_command_is_left_out_or_made_up() -> None:
         (artifacts.IntervalRecord, "## manifest.json"),
         (artifacts.ValidationRecord, "## manifest.json"),
         (artifacts.CheckRecord, "## manifest.json"),
+        (CompareFile, "## compare.json"),
         (artifacts.ModelRecord, "## Model and data"),
         (artifacts.DataRecord, "## Model and data"),
     ],
@@ -80,6 +86,27 @@ def test_every_key_of_a_file_is_documented(record: type[BaseModel], heading: str
     assert set(record.model_fields) - keys - {"format", "groups", "cost", "validation"} == set()
     version = record.model_fields["format"].default if "format" in record.model_fields else ""
     assert version in text
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        records.Cell,
+        records.Mean,
+        records.OracleRow,
+        records.RobustnessRow,
+        records.Summary,
+        records.Trial,
+        Conditions,
+        Curve,
+        Fidelity,
+        SetsOfUnits,
+    ],
+)
+def test_every_key_of_a_comparison_is_documented(record: type[Any]) -> None:
+    text = section("reference/files.md", "## compare.json")
+    keys = set(re.findall(r"\w+", " ".join(code_spans(text))))
+    assert {field.name for field in fields(record)} - keys == set()
 
 
 def keys_of(document: object) -> set[str]:
