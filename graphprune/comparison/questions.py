@@ -14,7 +14,7 @@ from graphprune.errors import OptionError
 from graphprune.game.evaluation import Running
 from graphprune.graph import DependencyGraph
 from graphprune.repairs import available as repair_methods
-from graphprune.selection import check_options, chosen_scope
+from graphprune.selection import Budget, check_budget
 from graphprune.steering import protected_groups
 
 CRITERIA = ("shapley", "taylor", "group-magnitude")
@@ -159,7 +159,7 @@ def questions_of(graph: DependencyGraph, options: CompareOptions) -> Questions:
         _check_repair(method)
     _check_cost(options.of)
     for ratio in options.ratios:
-        check_options(ratio, options.of, options.scope, options.min_units, options.round_to)
+        check_budget(_budget(ratio, options))
     _check_counts(questions, options)
     return questions
 
@@ -174,7 +174,7 @@ def conditions_of(
     """
     return Conditions(
         of=options.of,
-        scope=chosen_scope(options.scope, options.of),
+        scope=_budget(options.ratios[0], options).chosen_scope,
         min_units=options.min_units,
         round_to=options.round_to,
         protected=protected_groups(graph, options.only, options.skip),
@@ -184,6 +184,16 @@ def conditions_of(
         image_seed=options.image_seed,
         precision=running.precision,
         device=running.device,
+    )
+
+
+def _budget(ratio: float, options: CompareOptions) -> Budget:
+    return Budget(
+        ratio=ratio,
+        of=options.of,
+        scope=options.scope,
+        min_units=options.min_units,
+        round_to=options.round_to,
     )
 
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 from graphprune import criteria
+from graphprune.building import Repairing, build
 from graphprune.comparison.contestants import Contestant
 from graphprune.comparison.images import Images, arrange
 from graphprune.comparison.keeping import InMemory, Store
@@ -35,9 +36,7 @@ from graphprune.game.evaluation import DEFAULT, Running
 from graphprune.graph import DependencyGraph
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking
-from graphprune.repairs import repair
 from graphprune.selection import select
-from graphprune.surgery import cut
 
 
 def compare(
@@ -223,13 +222,8 @@ class _Run:
         )
         kept = plan.kept(self._graph)
         start = time.perf_counter()
-        repaired = repair(
-            cut(self._graph, kept),
-            self._images.drawn(trial.seed),
-            method=method,
-            seed=trial.seed,
-            max_memory=self._running.max_memory,
-        )
+        repairing = Repairing(method=method, seed=trial.seed, max_memory=self._running.max_memory)
+        repaired = build(self._graph, kept, self._images.drawn(trial.seed), repairing)
         seconds = time.perf_counter() - start
         fidelity = self._judge.judge(repaired.model, kept)
         return cell_of(trial, (method, repaired.method), plan, fidelity, seconds)
