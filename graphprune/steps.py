@@ -97,8 +97,8 @@ def select_in_steps(
     """
     check_steps(steps)
     ranking = rank(graph, data, 0)
-    plan = select_within(ranking, replace(budget, ratio=budget.ratio / steps))
-    plans = [plan]
+    select_within(ranking, budget)  # what cannot be reached is said before the long work
+    plans = [select_within(ranking, replace(budget, ratio=budget.ratio / steps))]
     for step in range(1, steps):
         progress("steps", step, steps)
         kept = plans[-1].kept(graph)

@@ -88,9 +88,11 @@ def plan_run(
         if options.of == "latency":
             # Processes that time at once disturb each other: one does, and tells the others.
             latency = common.ranks.led(partial(_reach_latency, first, options, common))
-            return Selected(subject=subject, ranking=first, plan=latency.plan, latency=latency)
+            return Selected(subject=subject, ranking=ranking, plan=latency.plan, latency=latency)
         found = _Planner(subject, rank_options, options, common).plan(subject.data, first)
-    return _selected(subject, found)
+    # What is left alone in this plan only is not left alone for good.
+    kept = replace(found.ranking, protected=ranking.protected)
+    return _selected(subject, replace(found, ranking=kept))
 
 
 def _best(
