@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from torch import nn
+from torch.optim import Optimizer
 
 from graphprune import (
     building,
@@ -29,6 +30,7 @@ from graphprune.game.evaluation import MEMORY, Running
 from graphprune.game.masking import MaskedNetwork, mask_network
 from graphprune.graph import DependencyGraph, trace
 from graphprune.inplace import prune_in_place_of
+from graphprune.optimizers import hand_over, sliced_optimizer
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking
 from graphprune.selection import Budget, PruningPlan, check_budget
@@ -43,6 +45,7 @@ __all__ = [
     "latency_model",
     "mask",
     "prune",
+    "prune_optimizer",
     "rank",
     "repair",
     "select",
@@ -328,7 +331,11 @@ def _planned(
 
 
 def prune(
-    graph: DependencyGraph, plan: PruningPlan, *, in_place_of: nn.Module | None = None
+    graph: DependencyGraph,
+    plan: PruningPlan,
+    *,
+    in_place_of: nn.Module | None = None,
+    optimizer: Optimizer | None = None,
 ) -> nn.Module:
     """Return a physically smaller network, callable like the model.
 
@@ -337,15 +344,45 @@ def prune(
         plan: What :func:`select` returned.
         in_place_of: The original model: return a copy of it whose layers torch-pruning has
             sliced, instead of the graph. The copy is verified against the graph.
+        optimizer: The optimizer that trains the model. From now on it trains the pruned network,
+            with its momentum or moments sliced like the parameters; schedulers that hold it go on.
+            :func:`prune_optimizer` leaves it alone and returns another.
 
     Raises:
-        OptionError: The plan was made for another network.
+        OptionError: The plan was made for another network, or the optimizer trains another one or
+            keeps a state that cannot be sliced.
         SurgeryError: The original's forward does not allow slicing in place.
     """
     kept = plan.kept(graph)
-    if in_place_of is None:
-        return cut(graph, kept)
-    return prune_in_place_of(in_place_of, graph, kept)
+    pruned = (
+        cut(graph, kept) if in_place_of is None else prune_in_place_of(in_place_of, graph, kept)
+    )
+    if optimizer is not None:
+        hand_over(optimizer, graph, kept, pruned)
+    return pruned
+
+
+def prune_optimizer(
+    optimizer: Optimizer, graph: DependencyGraph, plan: PruningPlan, pruned: nn.Module
+) -> Optimizer:
+    """Return an optimizer of the pruned network that goes on where the model's has come to.
+
+    Momentum (SGD), moments (Adam, AdamW) and all other state that lies entry by entry beside the
+    parameters is sliced like them; learning rates and other settings are kept, group by group.
+
+    Args:
+        optimizer: Trains the model that was traced; it is not changed. Its hooks and learning-rate
+            schedulers stay its own.
+        graph: What :func:`trace` returned for that very model, which must still be alive.
+        plan: What ``pruned`` was pruned by.
+        pruned: What :func:`prune` returned, or :func:`repair` after it.
+
+    Raises:
+        OptionError: The plan was made for another network, or the optimizer trains another one or
+            keeps a state that cannot be sliced.
+        SurgeryError: ``pruned`` is not what the plan leaves.
+    """
+    return sliced_optimizer(optimizer, graph, plan.kept(graph), pruned)
 
 
 def mask(graph: DependencyGraph, plan: PruningPlan) -> MaskedNetwork:

@@ -9,9 +9,10 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import fx, nn
@@ -42,6 +43,8 @@ class TracedProgram:
         aliases: For every parameter and buffer name, the first name of the same tensor.
         unused: Parameters and buffers that the traced forward does not read.
         batch_size: Leading size of the example inputs.
+        traced_from: The model's own parameters by name, as long as the model lives: what an
+            optimizer of the model holds.
     """
 
     module: fx.GraphModule
@@ -50,6 +53,9 @@ class TracedProgram:
     aliases: Mapping[str, str]
     unused: tuple[str, ...]
     batch_size: int
+    traced_from: WeakValueDictionary[str, nn.Parameter] = field(
+        default_factory=WeakValueDictionary, compare=False, repr=False
+    )
 
 
 def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedProgram:
@@ -81,6 +87,7 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         aliases=_aliases(module),
         unused=_unused(module),
         batch_size=_batch_size(inputs),
+        traced_from=WeakValueDictionary(model.named_parameters(remove_duplicate=False)),
     )
 
 
