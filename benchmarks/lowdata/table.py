@@ -20,7 +20,8 @@ def tables(cells: Sequence[Cell]) -> list[Table]:
 def _network(name: str, cells: Sequence[Cell]) -> Table:
     own = [cell for cell in cells if cell.network == name]
     whole = next((cell.test for cell in own if not cell.ratio), float("nan"))
-    shown = sorted(columns(own), key=lambda column: [c.repair for c in own].index(column.repair))
+    repairs = list(dict.fromkeys(cell.repair for cell in own))
+    shown = sorted(columns(own), key=lambda each: (repairs.index(each.repair), each.ratio))
     by_column = {column: entries(own, column) for column in shown}
     body = []
     for contender in dict.fromkeys(cell.contender for cell in own if cell.ratio):
