@@ -42,9 +42,6 @@ from graphprune.progress import Progress, silent
 TEMPERATURE = 0.5
 """Of the Plackett-Luce model; 0 would always remove in order of score per cost."""
 
-DEFAULT_BAND = 0.5
-"""Largest share of multiply-accumulates that coalitions lack."""
-
 MOST_COALITIONS = 16
 """Coalitions per image by default, both rounds together; more change rankings little."""
 
@@ -76,7 +73,6 @@ class GradientEstimator:
             the work, None for up to 128.
         seed: Equal seeds give equal estimates.
         semivalue: Shapley's; which coalitions count is said by the band.
-        band: Largest share of multiply-accumulates that a coalition lacks, in (0, 1).
 
     References:
         Kalai and Samet (1987), doi:10.1007/BF01756292 (weighted orders); Owen (1972),
@@ -86,7 +82,6 @@ class GradientEstimator:
     budget: int | None = None
     seed: int = 0
     semivalue: Semivalue = SHAPLEY
-    band: float = DEFAULT_BAND
 
     def estimate(
         self,
@@ -107,7 +102,7 @@ class GradientEstimator:
         """
         require_shapley(self.semivalue, "gradients")
         require_no_unions(game, "gradients")
-        run = _Run(game, self.seed, self.band, self._lengths(game, stopping), stopping)
+        run = _Run(game, self.seed, self._lengths(game, stopping), stopping)
         stopped = run.play(progress, state)
         first, second = run.halves
         pooled = _pooled(run.halves)
@@ -190,7 +185,6 @@ class _Run:
     Args:
         game: The game.
         seed: Of all draws.
-        band: Largest share of multiply-accumulates that a coalition lacks.
         lengths: Coalitions per image of each round.
         stopping: What ends the work before the last round.
     """
@@ -199,13 +193,11 @@ class _Run:
         self,
         game: NetworkGame,
         seed: int,
-        band: float,
         lengths: tuple[int, ...],
         stopping: Stopping,
     ) -> None:
         self._game = game
         self._seed = seed
-        self._band = band
         self._stopping = stopping
         self._steps = list(_steps(game.batch_sizes, lengths))
         self._lengths = lengths
@@ -309,7 +301,8 @@ class _Run:
             found = game.gradients(step.batch, kept, generator, n_draws=2)
             rows[0, :size] = found.squares
         else:
-            kept = orders.draw(size, self._band, generator)
+            kept = orders.draw(1 if game.shares_coalitions else size, game.band, generator)
+            kept = kept.expand(size, -1)
             found = game.gradients(step.batch, kept, generator, n_draws=1 if game.fisher else 0)
             rows[0, :size] = (found.slope + 0.5 * found.squares) * kept
         rows[1, :size] = kept

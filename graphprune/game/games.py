@@ -15,6 +15,7 @@ from graphprune.data import CalibrationBatches
 from graphprune.distributed import ALONE, Ranks
 from graphprune.errors import DataError, OptionError
 from graphprune.game.evaluation import DEFAULT, Evaluator, GateGradients, Running, class_units
+from graphprune.game.repaired import RepairedEvaluator
 from graphprune.game.value import (
     NEEDS_LABELS,
     Performance,
@@ -26,6 +27,9 @@ from graphprune.game.value import (
 )
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import PruningGroup
+
+DEFAULT_BAND = 0.5
+"""Largest share of multiply-accumulates that coalitions lack."""
 
 Unions = npt.NDArray[np.int64]
 
@@ -238,6 +242,8 @@ class NetworkGame(_PlayedGame):
         value: The performance: its name, or the user's own.
         running: How and where the network is run.
         ranks: The processes that share the work.
+        band: Largest share of multiply-accumulates that the coalitions lack which pruning will
+            visit, in (0, 1); other coalitions are worth something, too.
     """
 
     def __init__(
@@ -247,14 +253,25 @@ class NetworkGame(_PlayedGame):
         value: Value = "kl",
         running: Running = DEFAULT,
         ranks: Ranks = ALONE,
+        band: float = DEFAULT_BAND,
     ) -> None:
-        evaluator = Evaluator(graph, data, running=running)
+        evaluator = self._made(graph, data, running)
         super().__init__(evaluator, slice(0, graph.n_units), value, ranks, running.max_memory)
         self.graph = graph
+        self.band = band
         self.needed = graph.needed
         self._costs = CostModel(graph)
         self.total_macs = self._costs.total(graph.all_kept()).macs
         self.macs = self._costs.marginal("macs")
+
+    @staticmethod
+    def _made(graph: DependencyGraph, data: CalibrationBatches, running: Running) -> Evaluator:
+        return Evaluator(graph, data, running=running)
+
+    @property
+    def shares_coalitions(self) -> bool:
+        """Whether the images of a batch must have one coalition when gradients are taken."""
+        return False
 
     @property
     def per_sample(self) -> bool:
@@ -307,6 +324,23 @@ class HierarchicalGame(NetworkGame):
         """The group of every unit, (n_units,)."""
         sizes = [group.n_units for group in self.graph.groups]
         return np.repeat(np.arange(len(sizes)), sizes)
+
+
+class RepairedGame(NetworkGame):
+    """All units play, and the layers that read them are refitted to those that are kept.
+
+    What a unit is worth is then what the others cannot make up for. See
+    :mod:`graphprune.game.repaired`.
+    """
+
+    @staticmethod
+    def _made(graph: DependencyGraph, data: CalibrationBatches, running: Running) -> Evaluator:
+        return RepairedEvaluator(graph, data, running)
+
+    @property
+    def shares_coalitions(self) -> bool:
+        """A refit is one for all images of a batch."""
+        return True
 
 
 def _check_slopes(value: Value) -> None:

@@ -112,9 +112,9 @@ class Removals:
         if outputs < columns.shape[1] * size and changes <= _MOST_CHANGES:
             # Summed over places, slope x columns is the derivative in the weight.
             by_weight = slopes.mT @ columns
-            return by_weight.flatten(2) @ self.changes().flatten(1).mT
-        lost = columns @ self.inverse[:, self.places]
-        felt = slopes @ self.factors.transpose(0, 1).flatten(1)
+            return by_weight.flatten(2) @ self.changes().to(columns).flatten(1).mT
+        lost = columns @ self.inverse[:, self.places].to(columns)
+        felt = slopes @ self.factors.transpose(0, 1).flatten(1).to(columns)
         effects: Tensor = (lost * felt).sum(2).unflatten(2, (n, size)).sum(3)
         return effects
 
