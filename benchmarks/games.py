@@ -32,7 +32,7 @@ import graphprune as gp
 from benchmarks.contest.table import Table, markdown, show
 from benchmarks.networks import load, normalised
 
-_REPAIRS = ("none", "batchnorm")
+_REPAIRS = ("none", "batchnorm", "least-squares")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Contender:
         semivalue: As ``--semivalue`` takes it.
         budget: Coalitions a unit; None for the default.
         aggregate: As ``--aggregate`` takes it.
+        for_repair: As ``--for-repair`` takes it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Contender:
     semivalue: str = "shapley"
     budget: int | None = None
     aggregate: str = "magnitude"
+    for_repair: str = "none"
 
 
 CONTENDERS = (
@@ -65,6 +67,7 @@ CONTENDERS = (
     Contender("network, upper tenth", "network", "gaussian-process", "upper-shapley:0.9", budget=4),
     Contender("hierarchical", "hierarchical", "antithetic", budget=4),
     Contender("budget band", "network", "gradients"),
+    Contender("budget band, repaired", "network", "gradients", for_repair="least-squares"),
 )
 
 
@@ -116,6 +119,9 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=128, help="calibration images")
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=2)
+    names = [contender.name for contender in CONTENDERS]
+    parser.add_argument("--games", nargs="+", default=names, choices=names, metavar="GAME")
+    parser.add_argument("--scopes", nargs="+", default=["global", "group"])
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument("--out", type=Path, help="results, as JSON")
     parser.add_argument("--table", action="store_true", help="print the table of --out and stop")
@@ -133,6 +139,8 @@ def _run(options: argparse.Namespace) -> list[Result]:
     for seed in range(options.seeds):
         data = (images[seed * options.images : (seed + 1) * options.images],)
         for contender in CONTENDERS:
+            if contender.name not in options.games:
+                continue
             started = time.perf_counter()
             ranking = gp.rank(
                 graph,
@@ -143,9 +151,10 @@ def _run(options: argparse.Namespace) -> list[Result]:
                 semivalue=contender.semivalue,
                 budget=contender.budget,
                 aggregate=contender.aggregate,
+                for_repair=contender.for_repair,
             )
             seconds = time.perf_counter() - started
-            for scope in ("global", "group"):
+            for scope in options.scopes:
                 for ratio in options.ratios:
                     plan = gp.select(ranking, ratio=ratio, of="macs", scope=scope)
                     pruned = gp.prune(graph, plan)

@@ -146,6 +146,21 @@ UntilStable = Annotated[
         help="Play until another run would rank units like this: a rank correlation, e.g. 0.95.",
     ),
 ]
+ForRatio = Annotated[
+    float | None,
+    typer.Option(
+        "--for-ratio",
+        metavar="R",
+        help="Largest share of MACs that you will remove; 0.5 serves 0.1 to 0.5.",
+    ),
+]
+ForRepair = Annotated[
+    str,
+    typer.Option(
+        "--for-repair",
+        help="Repair that the game looks ahead to: auto, none or least-squares.",
+    ),
+]
 MaxMemory = Annotated[
     str,
     typer.Option("--max-memory", metavar="SIZE", help="What activations may take, e.g. 500MB."),

@@ -173,6 +173,7 @@ def command(
     console.note(pipeline.choice_notes(selected.choice), quiet=quiet)
     if source is not None and ranking is None and selected.choice is None:
         console.note(data_notes(selected.subject, rank_options), quiet=quiet)
+    console.note(pipeline.fitness_notes(selected, prune_options), quiet=quiet)
     if pruned is None:
         _show_plan(selected, as_json=as_json)
         return

@@ -27,6 +27,7 @@ from graphprune.cost import LatencyModel
 from graphprune.criteria import UserCriterion, ValueFunction
 from graphprune.data import CalibrationBatches, as_batches
 from graphprune.game.evaluation import MEMORY, Running
+from graphprune.game.games import DEFAULT_BAND
 from graphprune.game.masking import MaskedNetwork, mask_network
 from graphprune.graph import DependencyGraph, trace
 from graphprune.inplace import prune_in_place_of
@@ -72,6 +73,8 @@ def rank(  # noqa: PLR0913 - one for each option of the command
     budget: int | None = None,
     seconds: float | None = None,
     until_stable: float | None = None,
+    for_ratio: float = DEFAULT_BAND,
+    for_repair: str = "auto",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     device: str = "cpu",
@@ -99,6 +102,9 @@ def rank(  # noqa: PLR0913 - one for each option of the command
         budget: Coalitions per player (network game: per image); None for a default.
         seconds: Time that games may take; the least evidence is gathered even if it takes longer.
         until_stable: Play until another run would rank units like this: a rank correlation.
+        for_ratio: Largest share of multiply-accumulates that you will remove.
+        for_repair: The repair that the game looks ahead to: ``none``, ``least-squares``, or
+            ``auto``: what has measured best whatever follows, which is ``none``.
         only: Patterns of groups that may be pruned, or of what makes their units; all by default.
         skip: Patterns of groups, parameters or modules that are left alone.
         device: Where networks are run.
@@ -123,6 +129,8 @@ def rank(  # noqa: PLR0913 - one for each option of the command
         budget=budget,
         seconds=seconds,
         until_stable=until_stable,
+        for_ratio=for_ratio,
+        for_repair=for_repair,
         only=only,
         skip=skip,
         seed=seed,

@@ -124,6 +124,8 @@ class RankingFile(_Record):
     value: str | None
     aggregate: str | None
     semivalue: str | None
+    for_ratio: float | None = None
+    for_repair: str | None = None
     evaluations: int
     n_images: int
     seed: int
@@ -463,6 +465,8 @@ def ranking_file(ranking: Ranking, model: ModelRecord, data: DataRecord | None) 
         value=ranking.value,
         aggregate=ranking.aggregate,
         semivalue=ranking.semivalue,
+        for_ratio=ranking.for_ratio,
+        for_repair=ranking.for_repair,
         evaluations=ranking.evaluations,
         n_images=ranking.n_images,
         seed=ranking.seed,
@@ -526,6 +530,8 @@ def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
         estimator=file.estimator,
         value=file.value,
         aggregate=file.aggregate,
+        for_ratio=file.for_ratio,
+        for_repair=file.for_repair,
         evaluations=file.evaluations,
         n_images=file.n_images,
         seed=file.seed,

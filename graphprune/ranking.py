@@ -73,6 +73,10 @@ class Ranking:
         protected: Groups of which no unit may go.
         semivalue: The semivalue estimated, where one was.
         notes: What the user should know of how the scores came about.
+        for_ratio: The largest share of multiply-accumulates that the scores were made for; None
+            where they were made for none in particular.
+        for_repair: The repair that the scores were made for, ``none`` or ``least-squares``; None
+            where they were made for none in particular.
     """
 
     graph: DependencyGraph = field(repr=False, compare=False)
@@ -88,6 +92,8 @@ class Ranking:
     protected: tuple[str, ...] = ()
     semivalue: str | None = None
     notes: tuple[str, ...] = ()
+    for_ratio: float | None = None
+    for_repair: str | None = None
 
     def __post_init__(self) -> None:
         expected = [(group.name, group.n_units) for group in self.graph.groups]

@@ -25,6 +25,7 @@ from graphprune.errors import OptionError
 from graphprune.estimators.semivalues import semivalue_named
 from graphprune.functions import UserFunction, is_spec, user_function
 from graphprune.game.evaluation import DEFAULT, Running
+from graphprune.game.games import DEFAULT_BAND
 from graphprune.game.value import source_of
 from graphprune.graph import DependencyGraph
 from graphprune.progress import Progress, silent
@@ -93,6 +94,8 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
     budget: int | None = None,
     seconds: float | None = None,
     until_stable: float | None = None,
+    for_ratio: float = DEFAULT_BAND,
+    for_repair: str = "auto",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     seed: int = 0,
@@ -118,6 +121,11 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         budget: Coalitions per player (network game: per image); None for a default.
         seconds: Time that games may take; the least evidence is gathered even if it takes longer.
         until_stable: Play until another run would rank units like this, in (0, 1).
+        for_ratio: Largest share of multiply-accumulates that pruning will take, in (0, 1): games in
+            a band look at coalitions that lack no more.
+        for_repair: Which game is played in a band: with the readers refitted at every coalition
+            (``least-squares``), or not (``none``); ``auto`` takes what has measured best whatever
+            follows, which is ``none``.
         only: Patterns (``layer1.*``) of groups that may be pruned, or of parameters or modules
             that make their units; all by default.
         skip: Patterns of groups, parameters or modules that are left alone, see
@@ -149,6 +157,8 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         budget=budget,
         seconds=seconds,
         stability=until_stable,
+        for_ratio=for_ratio,
+        for_repair="none" if for_repair == "auto" else for_repair,
         seed=seed,
         running=running,
         progress=progress,
@@ -169,6 +179,8 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         value=None if scored.value is None else str(scored.value),
         aggregate=scored.aggregate,
         semivalue=scored.semivalue,
+        for_ratio=scored.for_ratio,
+        for_repair=scored.for_repair,
         notes=(*scored.notes, *stability_notes(graph, scored, request)),
         evaluations=scored.evaluations,
         n_images=request.images.n_images if entry.needs_data else 0,
@@ -234,6 +246,8 @@ def _opened(store: StateStore, entry: _Entry, request: RankRequest) -> Checkpoin
         "semivalue": request.semivalue.name,
         "--seconds": request.seconds,
         "--until-stable": request.stability,
+        "--for-ratio": request.for_ratio,
+        "--for-repair": request.for_repair,
         "--precision": request.running.precision,
         "--max-memory": request.running.max_memory,
         "seed": request.seed,

@@ -12,6 +12,9 @@ from graphprune.game.evaluation import PRECISIONS
 from graphprune.game.value import performance_named
 from graphprune.graph import DependencyGraph
 
+REPAIRS = ("none", "least-squares")
+"""Repairs that a ranking can be made for."""
+
 GAMES = ("network", "group", "hierarchical")
 
 
@@ -24,6 +27,7 @@ def check_options(request: RankRequest) -> None:
     for option, given, allowed in (
         ("game", request.game, GAMES),
         ("aggregate", request.aggregate, AGGREGATES),
+        ("for_repair", request.for_repair, ("auto", *REPAIRS)),
         ("estimator", request.estimator, ("auto", *available_estimators())),
     ):
         if given is not None and given not in allowed:
@@ -33,6 +37,11 @@ def check_options(request: RankRequest) -> None:
     if request.budget is not None and request.budget < 1:
         raise OptionError(f"a budget of {request.budget} is less than 1")
     _check_stopping(request)
+    if not 0 < request.for_ratio < 1:
+        raise OptionError(
+            f"a ratio of {request.for_ratio:g} to rank for is not in (0, 1)",
+            hint="give the largest share of MACs that you will remove, e.g. --for-ratio 0.3",
+        )
     if request.seed < 0:
         raise OptionError(f"seed {request.seed} is negative", hint="seeds count from 0")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from graphprune.errors import OptionError
 from graphprune.estimators import Stopping, create, scores_of
 from graphprune.estimators.base import ShapleyEstimate
 from graphprune.estimators.choice import GameKind, chosen_estimator
-from graphprune.game.games import GroupGame, HierarchicalGame, NetworkGame
+from graphprune.game.games import GroupGame, HierarchicalGame, NetworkGame, RepairedGame
 from graphprune.game.value import is_stepwise
 from graphprune.groups import PruningGroup
 from graphprune.ranking import Effort, Scores
@@ -20,9 +21,8 @@ from graphprune.ranking import Effort, Scores
 
 def play_network(request: RankRequest) -> Scored:
     """Play one game of all units; the request's game, value and aggregate are settled."""
-    make = HierarchicalGame if request.game == "hierarchical" else NetworkGame
-    game = make(request.graph, request.images, request.worth, request.running, request.ranks)
     name, budget = _network_estimator(request), request.budget
+    game = _network_game(request, name)
     if name != "gradients" and budget is not None:
         budget *= game.n_players
     notes = _precision_notes(request, game)
@@ -33,7 +33,25 @@ def play_network(request: RankRequest) -> Scored:
     scores, stderr = scores_of(estimate, str(request.aggregate))
     effort = _effort(name, estimate)
     efforts = (effort,) * len(request.graph.groups)
-    return _scored(request, scores, stderr, efforts, effort.evaluations, notes)
+    scored = _scored(request, scores, stderr, efforts, effort.evaluations, notes)
+    if name != "gradients":
+        return scored
+    return replace(scored, for_ratio=request.for_ratio, for_repair=request.for_repair)
+
+
+def _network_game(request: RankRequest, estimator: str) -> NetworkGame:
+    """Return the game; where it is played in a band, that of the repair that will follow."""
+    make = HierarchicalGame if request.game == "hierarchical" else NetworkGame
+    if estimator == "gradients" and make is NetworkGame and request.for_repair == "least-squares":
+        make = RepairedGame
+    return make(
+        request.graph,
+        request.images,
+        request.worth,
+        request.running,
+        request.ranks,
+        request.for_ratio,
+    )
 
 
 def _network_estimator(request: RankRequest) -> str:

@@ -14,6 +14,7 @@ from graphprune.data import CalibrationBatches
 from graphprune.distributed import ALONE, Ranks
 from graphprune.estimators.semivalues import SHAPLEY, Semivalue
 from graphprune.game.evaluation import DEFAULT, Running
+from graphprune.game.games import DEFAULT_BAND
 from graphprune.game.value import Value
 from graphprune.graph import DependencyGraph
 from graphprune.progress import Progress, silent
@@ -35,6 +36,8 @@ class RankRequest:
         budget: Coalitions per player (network game: per image), None for the estimator's default.
         seconds: Time that estimates may take.
         stability: Stability that ends an estimate, see :mod:`graphprune.estimators.stopping`.
+        for_ratio: Largest share of multiply-accumulates that pruning will take, in (0, 1).
+        for_repair: The repair that games in a band look ahead to: ``least-squares``, or ``none``.
         seed: Seed of everything random.
         running: How and where the network is run.
         progress: Told about every step.
@@ -52,6 +55,8 @@ class RankRequest:
     budget: int | None = None
     seconds: float | None = None
     stability: float | None = None
+    for_ratio: float = DEFAULT_BAND
+    for_repair: str = "none"
     seed: int = 0
     running: Running = DEFAULT
     progress: Progress = field(default=silent)
@@ -91,6 +96,9 @@ class Scored:
         left_alone: Groups that the criterion has no score for; they are not pruned.
         efforts: What the scores of each group took, in order, where a game was played.
         notes: What the user should know of how the scores came about.
+        for_ratio: The largest share of multiply-accumulates that the scores were made for; None
+            where they were made for none in particular.
+        for_repair: The repair that the scores were made for, if for any in particular.
     """
 
     scores: Scores
@@ -104,6 +112,8 @@ class Scored:
     left_alone: tuple[str, ...] = ()
     efforts: tuple[Effort, ...] = ()
     notes: tuple[str, ...] = ()
+    for_ratio: float | None = None
+    for_repair: str | None = None
 
 
 Criterion = Callable[[RankRequest], Scored]

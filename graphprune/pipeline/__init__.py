@@ -9,7 +9,7 @@ from graphprune.latency_target import LatencyOptions
 from graphprune.pipeline.comparing import Compared, Prepared, compare, prepare_comparison
 from graphprune.pipeline.inspection import Inspection, inspect
 from graphprune.pipeline.options import DEVICES, Common, PruneOptions, RankOptions, chosen_device
-from graphprune.pipeline.planning import Selected, plan_run
+from graphprune.pipeline.planning import Selected, fitness_notes, plan_run
 from graphprune.pipeline.pruning import Pruned, carry_out, prune
 from graphprune.pipeline.ranking import Ranked, left_alone, rank, rank_subject
 from graphprune.pipeline.recording import choice_notes, choice_record, step_record
@@ -34,6 +34,7 @@ __all__ = [
     "choice_record",
     "chosen_device",
     "compare",
+    "fitness_notes",
     "inspect",
     "left_alone",
     "plan_run",

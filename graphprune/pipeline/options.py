@@ -49,7 +49,10 @@ class Common:
 
 @dataclass(frozen=True, kw_only=True)
 class RankOptions:
-    """How to rank, see :func:`graphprune.criteria.rank`; ``resume`` takes up an interrupted run."""
+    """How to rank, see :func:`graphprune.criteria.rank`; ``resume`` takes up an interrupted run.
+
+    ``for_ratio`` is None for the default band.
+    """
 
     criterion: str = "shapley"
     game: str | None = None
@@ -60,6 +63,8 @@ class RankOptions:
     budget: int | None = None
     seconds: float | None = None
     until_stable: float | None = None
+    for_ratio: float | None = None
+    for_repair: str = "auto"
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     resume: bool = False

@@ -72,6 +72,7 @@ def plan_run(
         BudgetError: The ratio cannot be reached.
     """
     _check_early(rank_options, options)
+    rank_options = expecting(rank_options, options)
     if rank_options.criterion == AUTO_CRITERION:
         return _best(_subject(model, data, common), rank_options, options, common)
     if model is not None and options.ranking is None:
@@ -214,7 +215,53 @@ def _as_recorded(options: RankOptions, file: RankingFile) -> RankOptions:
         value=file.value,
         aggregate=file.aggregate,
         semivalue=file.semivalue or options.semivalue,
+        for_repair=file.for_repair or options.for_repair,
     )
+
+
+def expecting(rank_options: RankOptions, options: PruneOptions) -> RankOptions:
+    """Return how to rank for what will be removed."""
+    ratio = _share_of_macs(options.ratio, options.of)
+    return replace(rank_options, for_ratio=min(max(ratio, _NARROWEST_BAND), _WIDEST_BAND))
+
+
+def _share_of_macs(ratio: float, of: str) -> float:
+    """Return about which share of the multiply-accumulates goes with a share of another cost.
+
+    A layer's multiply-accumulates are its inputs times its outputs, so without that share of the
+    units of either ``(1 - ratio)^2`` are left. Parameters and latency go about as they do.
+    """
+    return 1 - (1 - ratio) ** 2 if of == "units" else ratio
+
+
+_NARROWEST_BAND, _WIDEST_BAND = 0.05, 0.9
+
+
+def fitness_notes(selected: Selected, options: PruneOptions) -> tuple[str, ...]:
+    """Say so where a ranking was made for less than goes, or for a repair that does not follow."""
+    ranking, plan, notes = selected.ranking, selected.plan, []
+    removed = 1 - plan.after.macs / max(plan.before.macs, 1)
+    # Coarse units may take more than was asked for; that is nobody's mistake.
+    removed = min(removed, _share_of_macs(options.ratio, options.of))
+    if ranking.for_ratio is not None and removed > ranking.for_ratio + _SLACK:
+        notes.append(
+            f"{removed:.0%} of the MACs go, and the ranking was made for up to "
+            f"{ranking.for_ratio:.0%}: rank again with --for-ratio {removed:.2g}"
+        )
+    follows = "none" if selected.subject.data is None else options.repair
+    if ranking.for_repair == "least-squares" and follows not in _LEAST_SQUARES:
+        notes.append(
+            f"the ranking looks ahead to a repair by least squares, and the repair is {follows}: "
+            "rank again with --for-repair none"
+        )
+    return tuple(notes)
+
+
+_SLACK = 0.05
+"""By how much more may go than a ranking was made for without a note."""
+
+_LEAST_SQUARES = ("auto", "least-squares", "distill")
+"""Repairs that refit layers."""
 
 
 def _protecting(ranking: Ranking, options: RankOptions) -> Ranking:

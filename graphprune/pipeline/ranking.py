@@ -11,6 +11,7 @@ from graphprune.artifacts import RunFolder, ranking_file, write
 from graphprune.checkpoint import StateStore
 from graphprune.data import CalibrationBatches, DataSource
 from graphprune.game.evaluation import Running
+from graphprune.game.games import DEFAULT_BAND
 from graphprune.graph import DependencyGraph
 from graphprune.load import ModelSource
 from graphprune.pipeline.options import Common, RankOptions, chosen_device
@@ -91,6 +92,8 @@ def rank_graph(
         budget=options.budget,
         seconds=options.seconds,
         until_stable=options.until_stable,
+        for_ratio=DEFAULT_BAND if options.for_ratio is None else options.for_ratio,
+        for_repair=options.for_repair,
         only=options.only,
         skip=options.skip,
         seed=common.seed,

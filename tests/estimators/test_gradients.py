@@ -10,7 +10,7 @@ from graphprune.data import as_batches
 from graphprune.errors import BudgetError, OptionError
 from graphprune.estimators.gradients import GradientEstimator, _orders
 from graphprune.game import evaluation
-from graphprune.game.games import NetworkGame
+from graphprune.game.games import DEFAULT_BAND, NetworkGame
 from graphprune.graph import DependencyGraph, trace
 from tests.game.networks import Gaussian
 from tests.helpers import batch_of
@@ -18,10 +18,12 @@ from tests.networks import NETWORKS
 from tests.traced import traced
 
 
-def game_on(name: str, n_images: int = 6, value: str = "kl") -> NetworkGame:
+def game_on(
+    name: str, n_images: int = 6, value: str = "kl", band: float = DEFAULT_BAND
+) -> NetworkGame:
     graph = traced(name)
     (x,) = batch_of(graph.example_inputs, n_images, 0)
-    return NetworkGame(graph, as_batches((x, torch.arange(n_images) % 3)), value)
+    return NetworkGame(graph, as_batches((x, torch.arange(n_images) % 3)), value, band=band)
 
 
 def leave_one_out(game: NetworkGame) -> np.ndarray:
@@ -44,10 +46,10 @@ def test_values_of_a_linear_network_are_half_its_squared_contributions() -> None
     state = dict(graph.program.module.named_parameters())
     hidden = x @ state["one.weight"].T + state["one.bias"]
     contributions = (hidden * state["two.weight"][0]).detach().numpy()
-    game = NetworkGame(graph, as_batches((x,)), "kl")
-    np.testing.assert_allclose(leave_one_out(game), contributions**2 / 2, atol=1e-12)
     # A band that removes nothing: every coalition is the grand coalition.
-    estimate = GradientEstimator(budget=400, band=1e-9).estimate(game)
+    game = NetworkGame(graph, as_batches((x,)), "kl", band=1e-9)
+    np.testing.assert_allclose(leave_one_out(game), contributions**2 / 2, atol=1e-12)
+    estimate = GradientEstimator(budget=400).estimate(game)
     truth = contributions**2 / 2
     # Every draw is a chi-squared with one degree of freedom: its deviation is sqrt(2) means.
     np.testing.assert_allclose(estimate.per_image, truth, atol=5 * truth.max() * (2 / 400) ** 0.5)
@@ -62,7 +64,7 @@ def test_marginals_are_those_of_present_units_at_the_coalitions_drawn(
     state = dict(graph.program.module.named_parameters())
     hidden = x @ state["one.weight"].T + state["one.bias"]
     a = (hidden * state["two.weight"][0]).detach().numpy()
-    game = NetworkGame(graph, as_batches((x,)), "kl")
+    game = NetworkGame(graph, as_batches((x,)), "kl", band=0.6)
     drawn: list[np.ndarray] = []
 
     def watched(
@@ -73,7 +75,7 @@ def test_marginals_are_those_of_present_units_at_the_coalitions_drawn(
         return NetworkGame.gradients(game, batch, kept, generator, n_draws)
 
     monkeypatch.setattr(game, "gradients", watched)
-    estimate = GradientEstimator(budget=1000, band=0.6).estimate(game)
+    estimate = GradientEstimator(budget=1000).estimate(game)
     total, spread = np.zeros_like(a), np.zeros_like(a)
     for kept in drawn:
         absent = ((1 - kept) * a).sum(1, keepdims=True)
@@ -87,8 +89,8 @@ def test_marginals_are_those_of_present_units_at_the_coalitions_drawn(
 
 @pytest.mark.parametrize("name", ["Residual", "PaddedShortcut", "GroupNorm", "PackedAttention"])
 def test_near_the_whole_network_marginals_are_leave_one_out_values(name: str) -> None:
-    game = game_on(name)
-    estimate = GradientEstimator(budget=100, band=1e-9).estimate(game)
+    game = game_on(name, band=1e-9)
+    estimate = GradientEstimator(budget=100).estimate(game)
     expected = leave_one_out(game).mean(0)
     assert np.corrcoef(estimate.values, expected)[0, 1] > 0.9
     assert 0.5 < estimate.values.sum() / expected.sum() < 2
@@ -115,7 +117,8 @@ def test_units_with_larger_weights_are_worth_more() -> None:
         model.two.weight.copy_(0.02 * torch.arange(1, 9)[None])
     x = torch.randn(64, 4, dtype=torch.float64)
     graph = trace(model, (x[:2],))
-    estimate = GradientEstimator(band=0.2).estimate(NetworkGame(graph, as_batches((x,)), "kl"))
+    game = NetworkGame(graph, as_batches((x,)), "kl", band=0.2)
+    estimate = GradientEstimator().estimate(game)
     scores = np.abs(estimate.per_image).mean(0)
     assert (np.argsort(scores)[[0, 1, -2, -1]] == [0, 1, 6, 7]).all()
     assert np.corrcoef(scores, np.arange(8))[0, 1] > 0.9

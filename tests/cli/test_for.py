@@ -1,0 +1,40 @@
+"""``--for-ratio`` and ``--for-repair``, and what ``prune`` says of rankings for something else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import Run
+
+RANK = ("rank", "net.py:net", "--input-shape", "3,8,8", "--data", "images.npz")
+
+
+def recorded(workplace: Path) -> tuple[float | None, str | None]:
+    ranking = json.loads((workplace / "graphprune-out" / "ranking.json").read_text())
+    return ranking["for_ratio"], ranking["for_repair"]
+
+
+def test_prune_says_that_more_goes_than_was_ranked_for(run: Run, workplace: Path) -> None:
+    done = run(*RANK, "--for-ratio", "0.1", "--for-repair", "least-squares")
+    assert done.code == 0, done.stderr
+    assert recorded(workplace) == (0.1, "least-squares")
+    prune = ("prune", "--of", "macs", "--dry-run", "--ratio")
+    much = run(*prune, "0.5").stderr
+    assert "rank again with --for-ratio" in much
+    assert "looks ahead" not in much
+    assert "rank again" not in run(*prune, "0.05").stderr
+    assert "the repair is batchnorm" in run(*prune, "0.05", "--repair", "batchnorm").stderr
+
+
+def test_prune_ranks_for_its_own_ratio(run: Run, workplace: Path) -> None:
+    given = ("prune", *RANK[1:], "--dry-run")
+    done = run(*given, "--ratio", "0.2", "--of", "macs", "--json")
+    assert done.code == 0, done.stderr
+    assert "rank again" not in done.stderr
+
+
+def test_a_ratio_to_rank_for_is_a_share(run: Run, workplace: Path) -> None:
+    done = run(*RANK, "--for-ratio", "1.5")
+    assert done.code == 2
+    assert "--for-ratio 0.3" in done.stderr
