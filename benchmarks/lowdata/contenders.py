@@ -103,11 +103,32 @@ def ours(streams: bool) -> list[Contender]:
         streams: Whether the network has residual streams that some cheap criteria, which do not
             compare well between streams and interiors, had better leave alone.
     """
-    once = [one_shot(criterion) for criterion in (SHAPLEY, *ONE_SHOT)]
+    games = [game("none"), game("least-squares")]
+    once = [one_shot(criterion) for criterion in ONE_SHOT]
     inside = [one_shot(criterion, streams=False) for criterion in INSIDE] if streams else []
     again = [iterated(criterion, steps) for criterion in ITERATED for steps in STEPS]
     again.append(iterated(SHAPLEY, STEPS[1]))
-    return [*once, *inside, *again]
+    return [*games, *once, *inside, *again]
+
+
+def game(repair: str) -> Contender:
+    """Rank by the default criterion for the ratio that will be removed, as ``prune`` does.
+
+    Args:
+        repair: The repair that the game looks ahead to; ``none`` is the default, whatever follows.
+    """
+
+    def rank(stage: Stage, ratio: float) -> gp.Ranking:
+        data = (stage.images.x,)
+        return gp.rank(stage.graph, data, SHAPLEY, stage.seed, for_ratio=ratio, for_repair=repair)
+
+    def prune(stage: Stage, ratio: float, follows: str) -> Timed[PrunedModel]:
+        del follows
+        ranked = stage.once(lambda: rank(stage, ratio), SHAPLEY, repair, ratio)
+        plan = gp.select(ranked.made, ratio=ratio, of="macs", scope="global")
+        return Timed(cut(stage.graph, plan.kept(stage.graph)), ranked.seconds)
+
+    return Contender(SHAPLEY + ("" if repair == "none" else f", for {repair}"), prune)
 
 
 def one_shot(criterion: str, *, streams: bool = True) -> Contender:

@@ -21,6 +21,7 @@ from benchmarks.lowdata.contenders import (
     Contender,
     Stage,
     Timed,
+    game,
     iterated,
     one_shot,
     ours,
@@ -148,6 +149,22 @@ def test_one_shot_ranks_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> N
     shares = [removed(stage, model) for model in models]
     assert shares[0] >= 0.3
     assert shares[1] >= 0.6
+
+
+def test_games_look_ahead(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    rank = gp.rank
+
+    def remembering(*arguments: object, **options: object) -> gp.Ranking:
+        asked.append((options["for_ratio"], options["for_repair"]))
+        return rank(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gp, "rank", remembering)
+    contender = game("least-squares")
+    for ratio, repair in ((0.3, "none"), (0.3, "batchnorm"), (0.5, "none")):
+        assert removed(stage, contender.prune(stage, ratio, repair).made) >= ratio
+    assert asked == [(0.3, "least-squares"), (0.5, "least-squares")]
+    assert (game("none").name, contender.name) == ("shapley", "shapley, for least-squares")
 
 
 def test_interiors_leave_streams_alone(stage: Stage) -> None:
