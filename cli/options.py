@@ -197,7 +197,7 @@ def model_source(spec: str, weights: str | None, input_shape: list[str] | None) 
 
 def input_shapes(given: list[str] | None) -> tuple[tuple[int, ...], ...]:
     """Return the shapes that ``--input-shape`` says."""
-    return tuple(_integers(text, "--input-shape", "3,224,224") for text in given or ())
+    return tuple(sizes(text, "--input-shape", "3,224,224") for text in given or ())
 
 
 def unpinned(wanted: bool) -> tuple[str, ...]:
@@ -217,7 +217,7 @@ def data_source(
         return None
     from graphprune.data import DataSource
 
-    size = None if resize is None else _integers(resize, "--resize", "224 or 224,224")
+    size = None if resize is None else sizes(resize, "--resize", "224 or 224,224")
     if size is not None and len(size) > 2:
         raise typer.BadParameter(f"--resize {resize} has more than two numbers")
     return DataSource(
@@ -242,7 +242,8 @@ def memory(text: str) -> int:
     return found
 
 
-def _integers(text: str, option: str, example: str) -> tuple[int, ...]:
+def sizes(text: str, option: str, example: str) -> tuple[int, ...]:
+    """Return the positive whole numbers that stand between commas."""
     try:
         numbers = tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,23 +12,53 @@ import typer
 from graphprune_cli import console, options
 
 if TYPE_CHECKING:
-    from graphprune.verify import ValidationReport
+    from graphprune.verify import Settings, ValidationReport
 
-Paths = Annotated[
-    list[Path] | None,
+Subjects = Annotated[
+    list[str] | None,
     typer.Argument(
-        metavar="[DIR | PRUNED.pt2 MODEL.onnx]",
-        help="A run's folder (default: --out), or the two files to compare.",
+        metavar="[DIR | MODEL FILE.onnx]",
+        help="A run's folder (default: --out); or PRUNED.pt2 or any other network, and an ONNX "
+        "file to compare it with.",
         show_default=False,
+    ),
+]
+Batches = Annotated[
+    str, typer.Option("--batches", metavar="N,N,...", help="Batch sizes to compare on.")
+]
+Seeds = Annotated[
+    str,
+    typer.Option(
+        "--seeds", metavar="N|S,S,...", help="How many seeds, counted from --seed, or which."
+    ),
+]
+Rtol = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rtol",
+        metavar="[NAME=]R",
+        help="Largest relative error; of one output or dtype with its name before it; repeatable.",
+    ),
+]
+Atol = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--atol", metavar="[NAME=]A", help="Absolute error that passes besides, likewise."
     ),
 ]
 
 
 @console.reported
 def command(
-    paths: Paths = None,
+    subjects: Subjects = None,
     data: options.Data = None,
     provider: options.Provider = "auto",
+    batches: Batches = "1,2,5",
+    seeds: Seeds = "2",
+    rtol: Rtol = None,
+    atol: Atol = None,
+    weights: options.Weights = None,
+    input_shape: options.InputShape = None,
     mean: options.Mean = None,
     std: options.Std = None,
     resize: options.Resize = None,
@@ -39,22 +70,34 @@ def command(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Prove that original, plan, pruned network and ONNX file compute the same function."""
+    """Prove that original, plan, pruned network and ONNX file compute the same function.
+
+    Or, given two files, that a network and an ONNX file do.
+    """
     images = options.data_source(data, mean, std, resize, limit)
-    given = paths or [out]
+    given = subjects or [str(out)]
     if len(given) > 2:
-        raise typer.BadParameter(f"{len(given)} paths; give a folder, or a .pt2 and an .onnx file")
+        raise typer.BadParameter(f"{len(given)} paths; give a folder, or MODEL and an .onnx file")
+    if len(given) == 1 and (weights or input_shape):
+        raise typer.BadParameter("--weights and --input-shape are for MODEL; a run knows its own")
+    settings = _settings(batches, seeds, seed, rtol, atol)
+    source = options.model_source(given[0], weights, input_shape)
     from graphprune import pipeline
 
+    wanted = pipeline.ValidateOptions(provider=provider, settings=settings)
+    common = pipeline.Common(
+        out=out if len(given) == 2 else Path(given[0]),
+        seed=seed,
+        device=device,
+        trust=trust,
+        argv=tuple(sys.argv),
+    )
     with console.progress_bar(quiet=quiet) as progress:
         progress("validate", 0, 1)
         if len(given) == 2:
-            report = pipeline.validate_files(given[0], given[1], images, provider)
+            report = pipeline.validate_files(source, Path(given[1]), images, wanted, common)
         else:
-            common = pipeline.Common(
-                out=given[0], seed=seed, device=device, trust=trust, argv=tuple(sys.argv)
-            )
-            report = pipeline.validate_run(images, provider, common)
+            report = pipeline.validate_run(images, wanted, common)
         progress("validate", 1, 1)
     _show(report, as_json=as_json)
     if not report.ok:
@@ -69,6 +112,42 @@ def check_rows(report: ValidationReport) -> list[list[str]]:
         shown = check.detail if error is None else f"{error:.1e} (allowed {check.tolerance:.0e})"
         rows.append([check.name, "ok" if check.ok else "FAILED", shown])
     return rows
+
+
+def _settings(
+    batches: str, seeds: str, seed: int, rtol: list[str] | None, atol: list[str] | None
+) -> Settings:
+    wanted = options.seeds(seeds)
+    sizes = options.sizes(batches, "--batches", "1,2,5")
+    relative, absolute = _tolerances(rtol, "--rtol"), _tolerances(atol, "--atol")
+    from graphprune.verify import Settings, Tolerance
+
+    return Settings(
+        batches=sizes,
+        seeds=tuple(range(seed, seed + wanted)) if isinstance(wanted, int) else wanted,
+        rtol=relative.pop("", None),
+        atol=absolute.pop("", 0.0),
+        tolerances=(
+            *(Tolerance(of=name, rtol=value) for name, value in relative.items()),
+            *(Tolerance(of=name, atol=value) for name, value in absolute.items()),
+        ),
+    )
+
+
+def _tolerances(given: list[str] | None, option: str) -> dict[str, float]:
+    """Return tolerances by the name before ``=``, the general one by none."""
+    found = {}
+    for text in given or ():
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found[name] = -1.0
+        if not 0 <= found[name] < math.inf:
+            raise typer.BadParameter(
+                f"{option} {text!r} is no tolerance, e.g. 1e-3, logits=1e-3 or float16=1e-2"
+            )
+    return found
 
 
 def _show(report: ValidationReport, *, as_json: bool) -> None:

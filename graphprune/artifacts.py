@@ -250,6 +250,11 @@ class CheckRecord(_Record):
     max_abs: Error
     max_rel: Error
     tolerance: float | None
+    mean_abs: Error = None
+    mean_rel: Error = None
+    p99_abs: Error = None
+    p99_rel: Error = None
+    cosine: Error = None
 
 
 class ValidationRecord(_Record):

@@ -68,7 +68,9 @@ class Session:
         return [torch.from_numpy(np.asarray(value)) for value in made]
 
 
-def open_session(path: Path, provider: str, *, threads: int | None = None) -> Session:
+def open_session(
+    path: Path, provider: str, *, threads: int | None = None, optimized: bool = True
+) -> Session:
     """Open an ONNX file.
 
     Args:
@@ -76,6 +78,7 @@ def open_session(path: Path, provider: str, *, threads: int | None = None) -> Se
         provider: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is a GPU.
         threads: Threads that one operator may use; None leaves it to onnxruntime. When a run has
             ended they sleep at once, so that sessions that run in turn do not disturb each other.
+        optimized: Let onnxruntime rewrite the graph, as it does by default.
 
     Raises:
         OptionError: There is no such provider.
@@ -86,7 +89,10 @@ def open_session(path: Path, provider: str, *, threads: int | None = None) -> Se
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}", hint="export the network first")
     try:
-        return Session(_session(path, _wanted(provider), session_options(threads)), provider)
+        options = session_options(threads)
+        if not optimized:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return Session(_session(path, _wanted(provider), options), provider)
     except Exception as error:  # onnxruntime's errors have no common base
         text = " ".join(str(error).split())
         lacks = "NOT_IMPLEMENTED" in text or "bfloat16" in text

@@ -8,7 +8,14 @@ One stage a file: what commands are told (``options``), the network and its data
 from graphprune.latency_target import LatencyOptions
 from graphprune.pipeline.comparing import Compared, Prepared, compare, prepare_comparison
 from graphprune.pipeline.inspection import Inspection, inspect
-from graphprune.pipeline.options import DEVICES, Common, PruneOptions, RankOptions, chosen_device
+from graphprune.pipeline.options import (
+    DEVICES,
+    Common,
+    PruneOptions,
+    RankOptions,
+    ValidateOptions,
+    chosen_device,
+)
 from graphprune.pipeline.planning import Selected, fitness_notes, plan_run
 from graphprune.pipeline.pruning import Pruned, carry_out, prune
 from graphprune.pipeline.ranking import Ranked, left_alone, rank, rank_subject
@@ -29,6 +36,7 @@ __all__ = [
     "Ranked",
     "Selected",
     "Subject",
+    "ValidateOptions",
     "carry_out",
     "choice_notes",
     "choice_record",

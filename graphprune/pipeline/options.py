@@ -12,6 +12,7 @@ from graphprune.errors import OptionError
 from graphprune.game.evaluation import MEMORY
 from graphprune.latency_target import LatencyOptions
 from graphprune.progress import Progress, silent
+from graphprune.verify import Settings
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -95,6 +96,19 @@ class PruneOptions:
     ranking: Path | None = None
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     steps: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateOptions:
+    """How to validate.
+
+    Args:
+        provider: onnxruntime's: ``auto``, ``cpu`` or ``cuda``.
+        settings: Batches, seeds and tolerances.
+    """
+
+    provider: str = "auto"
+    settings: Settings = field(default_factory=Settings)
 
 
 def chosen_device(name: str) -> str:

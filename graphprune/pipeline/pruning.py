@@ -31,13 +31,13 @@ from graphprune.pipeline.planning import Selected, plan_run, repairing
 from graphprune.pipeline.recording import choice_notes, choice_record, step_record
 from graphprune.pipeline.subject import Subject, renumbered
 from graphprune.pipeline.timing import timed
-from graphprune.pipeline.validation import validation_record
+from graphprune.pipeline.validation import planned_shapes, validation_record
 from graphprune.progress import Progress
 from graphprune.repairs import RepairResult
 from graphprune.report import write_report
 from graphprune.selection import PruningPlan
 from graphprune.surgery import cut
-from graphprune.verify import ValidationReport, validate
+from graphprune.verify import Background, ValidationReport, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             masked=mask_network(subject.graph, kept),
             reloaded=load_program(folder.program),
             data=renumbered(subject, kept),
+            background=Background(graph=subject.graph, planned=planned_shapes(subject.graph, plan)),
         )
     latency = None
     if selected.latency is not None:

@@ -1,9 +1,13 @@
-"""Validate: prove again that the files of a run are one network."""
+"""Validate: prove again that the files of a run are one network, or that any two files are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+
+from torch import nn
 
 from graphprune.artifacts import (
     CheckRecord,
@@ -15,16 +19,25 @@ from graphprune.artifacts import (
     read,
 )
 from graphprune.data import DataSource, load_data
-from graphprune.errors import ArtifactError
+from graphprune.errors import ArtifactError, ModelError, TraceError
 from graphprune.export import load_program
 from graphprune.game.masking import mask_network
-from graphprune.pipeline.options import Common
+from graphprune.graph import DependencyGraph, trace
+from graphprune.load import LoadedModel, ModelSource, load_model
+from graphprune.load.source import SpecKind
+from graphprune.pipeline.options import Common, ValidateOptions
 from graphprune.pipeline.subject import check_owner, prepare, renumbered
+from graphprune.selection import PruningPlan
 from graphprune.surgery import cut
-from graphprune.verify import ValidationReport, same_weights, validate
+from graphprune.tracing import named_tensors
+from graphprune.verify import Background, ValidationReport, same_weights, validate
+from graphprune.verify.contents import read_onnx
+from graphprune.verify.declared import DeclaredInput, declared_inputs
 
 
-def validate_run(data: DataSource | None, provider: str, common: Common) -> ValidationReport:
+def validate_run(
+    data: DataSource | None, options: ValidateOptions, common: Common
+) -> ValidationReport:
     """Prove again that the files of a run folder are one network.
 
     The original is loaded and cut anew by the plan; the artifact's weights must be those of the
@@ -48,7 +61,8 @@ def validate_run(data: DataSource | None, provider: str, common: Common) -> Vali
             f"{model.spec} is not the network that was pruned: its weights or layers differ",
             hint="prune it again",
         )
-    kept = plan_of(file, subject.graph).kept(subject.graph)
+    plan = plan_of(file, subject.graph)
+    kept = plan.kept(subject.graph)
     smaller, reloaded = cut(subject.graph, kept), load_program(folder.program)
     return validate(
         reloaded,
@@ -56,21 +70,77 @@ def validate_run(data: DataSource | None, provider: str, common: Common) -> Vali
         cut=smaller,
         masked=mask_network(subject.graph, kept),
         data=renumbered(subject, kept),
-        provider=provider,
+        provider=options.provider,
+        settings=options.settings,
         extra=(same_weights(smaller, reloaded, changed=manifest.repair.changed),),
+        background=Background(graph=subject.graph, planned=planned_shapes(subject.graph, plan)),
     )
 
 
 def validate_files(
-    program: Path, onnx: Path, data: DataSource | None, provider: str
+    model: ModelSource,
+    onnx: Path,
+    data: DataSource | None,
+    options: ValidateOptions,
+    common: Common,
 ) -> ValidationReport:
-    """Prove that a ``.pt2`` and an ONNX file are one network.
+    """Prove that a network and an ONNX file are one function.
+
+    Args:
+        model: An exported program, such as ``pruned.pt2``, or any other network. Shapes of its
+            inputs that were not given are those that the file declares.
+        onnx: The file, whoever made it.
+        data: Images on which predictions are compared as well.
+        options: Provider, batches, seeds and tolerances.
+        common: Whether code may run.
 
     Raises:
-        ArtifactError: A file is missing or damaged.
+        ArtifactError: The ONNX file is missing or damaged.
+        ModelError: The network is missing, damaged, or does not run.
     """
+    declared = declared_inputs(read_onnx(onnx))
     batches = None if data is None else load_data(data)
-    return validate(load_program(program), onnx, data=batches, provider=provider)
+    network, background = _network(model, declared, common)
+    return validate(
+        network,
+        onnx,
+        data=batches,
+        provider=options.provider,
+        settings=options.settings,
+        background=background,
+    )
+
+
+def planned_shapes(graph: DependencyGraph, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+    """Return what is left of every tensor that a plan cuts: its shape less what is removed."""
+    tensors = named_tensors(graph.program.module)
+    return {
+        name: tuple(size - len(by_dim.get(dim, ())) for dim, size in enumerate(tensors[name].shape))
+        for name, by_dim in plan.removed.items()
+    }
+
+
+def _network(
+    model: ModelSource, declared: Sequence[DeclaredInput], common: Common
+) -> tuple[nn.Module, Background]:
+    if model.kind is SpecKind.EXPORTED and model.weights is None and not model.input_shapes:
+        return load_program(model.spec, trust=common.trust), Background()
+    loaded = _loaded(model, declared, common)
+    try:
+        graph = trace(loaded.module, loaded.example_inputs)
+    except TraceError:  # then no group can be named; it can be compared all the same
+        graph = None
+    return loaded.module, Background(example_inputs=loaded.example_inputs, graph=graph)
+
+
+def _loaded(model: ModelSource, declared: Sequence[DeclaredInput], common: Common) -> LoadedModel:
+    shapes = tuple(value.shape for value in declared if value.shape is not None)
+    if not model.input_shapes and shapes and len(shapes) == len(declared):
+        # A network that does not take them is loaded on its own; that the inputs differ is a
+        # finding, and no reason to stop.
+        with suppress(ModelError):
+            return load_model(replace(model, input_shapes=shapes), trust=common.trust)
+    return load_model(model, trust=common.trust)
 
 
 def validation_record(report: ValidationReport) -> ValidationRecord:
@@ -85,6 +155,11 @@ def validation_record(report: ValidationReport) -> ValidationRecord:
                 max_abs=check.max_abs,
                 max_rel=check.max_rel,
                 tolerance=check.tolerance,
+                mean_abs=check.mean_abs,
+                mean_rel=check.mean_rel,
+                p99_abs=check.p99_abs,
+                p99_rel=check.p99_rel,
+                cosine=check.cosine,
             )
             for check in report.checks
         ),
@@ -99,5 +174,6 @@ def _check_hashes(folder: RunFolder, manifest: ManifestFile) -> None:
         if found[name] != expected:
             raise ArtifactError(
                 f"{folder.path / name} is not the file that manifest.json vouches for",
-                hint="it was changed or comes from another run; prune again",
+                hint="it was changed or comes from another run; prune again, or give "
+                "`graphprune validate` the .pt2 and the .onnx file to see where they differ",
             )

@@ -3,12 +3,15 @@
 from graphprune.verify.cases import Settings
 from graphprune.verify.precision import as_double
 from graphprune.verify.report import Check, ValidationReport, raise_for
-from graphprune.verify.validation import validate
+from graphprune.verify.tolerances import Tolerance
+from graphprune.verify.validation import Background, validate
 from graphprune.verify.weights import same_weights
 
 __all__ = [
+    "Background",
     "Check",
     "Settings",
+    "Tolerance",
     "ValidationReport",
     "as_double",
     "raise_for",

@@ -6,18 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from graphprune.tracing import named_tensors
 from graphprune.verify.report import Check
-
-TOLERANCES = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-4,
-    torch.float16: 1e-2,
-    torch.bfloat16: 1e-2,
-}
-"""Largest relative error between two runtimes, by the dtype of the network."""
+from graphprune.verify.tolerances import Limit
 
 EXACT = 1e-9
 """Largest error between two float64 forms of one network, absolute or relative."""
@@ -35,30 +27,17 @@ class Pair:
 
     Args:
         name: Of the output.
+        place: Of the output, counted from 0.
         case: Which inputs: batch, seed.
         reference: Output of the form that is right by definition.
         other: Output of the form under test.
     """
 
     name: str
+    place: int
     case: str
     reference: Tensor
     other: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limit:
-    """What passes: a difference of at most ``absolute + relative * largest reference value``."""
-
-    relative: float
-    absolute: float = 0.0
-
-
-def limit_for(network: nn.Module) -> Limit:
-    """Return the limit between two runtimes: the coarsest dtype of the weights decides."""
-    dtypes = {tensor.dtype for tensor in named_tensors(network).values()}
-    known = [TOLERANCES[dtype] for dtype in dtypes if dtype in TOLERANCES]
-    return Limit(relative=max(known, default=TOLERANCES[torch.float32]))
 
 
 def compare(name: str, pairs: Iterable[Pair], limit: Limit) -> Check:
@@ -100,20 +79,34 @@ def _measure(name: str, place: str, reference: Tensor, other: Tensor, limit: Lim
         return Check(name=name, ok=True, detail=f"{place}: empty")
     largest, scale = float(difference.max()), float(reference.abs().max())
     ok = largest <= limit.absolute + limit.relative * scale
-    relative = largest / scale if scale else (float("inf") if largest else 0.0)
-    words = "equal bit for bit" if largest == 0 else f"differs by {relative:.1e} of {scale:.3g}"
-    rank = max(1, round(0.99 * difference.numel()))
+    mean, p99 = float(difference.mean()), _percentile(difference)
+    share = _share(largest, scale)
+    words = "equal bit for bit" if largest == 0 else f"differs by {share:.1e} of {scale:.3g}"
     return Check(
         name=name,
         ok=ok,
         detail=f"{place}: {words}, worst" if ok else f"{place}: {words}",
         max_abs=largest,
-        max_rel=relative,
-        mean_abs=float(difference.mean()),
-        p99_abs=float(difference.kthvalue(rank).values),
+        max_rel=share,
+        mean_abs=mean,
+        p99_abs=p99,
+        mean_rel=_share(mean, scale),
+        p99_rel=_share(p99, scale),
         cosine=_cosine(reference.flatten(), other.flatten()),
         tolerance=limit.relative,
     )
+
+
+def _percentile(difference: Tensor) -> float:
+    """Return what 99 % of the differences stay below."""
+    rank = max(1, round(0.99 * difference.numel()))
+    return float(difference.kthvalue(rank).values)
+
+
+def _share(difference: float, scale: float) -> float:
+    if scale:
+        return difference / scale
+    return float("inf") if difference else 0.0
 
 
 def _compare_integers(name: str, place: str, reference: Tensor, other: Tensor) -> Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,10 @@ from graphprune.errors import ModelError
 from graphprune.game.value import class_logits
 from graphprune.runtime import Session
 from graphprune.verify.cases import Case, tensors_of
-from graphprune.verify.comparison import EXACT, Limit, Pair, compare
+from graphprune.verify.comparison import EXACT, Pair, compare
 from graphprune.verify.precision import as_double, doubled_inputs
 from graphprune.verify.report import Check
+from graphprune.verify.tolerances import Limit, Limits
 
 Form = Callable[[Case], Sequence[Tensor]]
 """A form of a network: inputs -> flat outputs."""
@@ -47,7 +48,7 @@ def remembered(form: Form) -> Form:
 
 
 def check_equal(
-    name: str, reference: Form, other: Form, cases: Sequence[Case], limit: Limit
+    name: str, reference: Form, other: Form, cases: Sequence[Case], limits: Limits
 ) -> list[Check]:
     """Check that a form computes what the reference computes: one check for each output.
 
@@ -56,18 +57,57 @@ def check_equal(
         reference: The form that is right by definition.
         other: The form under test.
         cases: The inputs.
-        limit: What passes.
+        limits: What passes, by output.
     """
-    pairs = _run_both(name, reference, other, cases)
-    if isinstance(pairs, Check):
-        return [pairs]
-    by_output: dict[str, list[Pair]] = {}
+    pairs = _run_both(name, reference, other, cases, limits)
+    return [pairs] if isinstance(pairs, Check) else _by_output(name, pairs, limits)
+
+
+def runnable(form: Form, cases: Sequence[Case]) -> list[Case]:
+    """Return the cases that a form does not refuse."""
+    return [case for case in cases if _runs(form, case)]
+
+
+def check_sizes(
+    reference: Form, other: Form, by_dim: Mapping[str, Sequence[Case]], limits: Limits
+) -> list[Check]:
+    """Check that open dims of the file take other sizes, as far as the network itself takes them.
+
+    Args:
+        reference: The network.
+        other: The file.
+        by_dim: For every open dim inputs of other sizes.
+        limits: What passes, by output.
+    """
+    checks = []
+    for dim, cases in by_dim.items():
+        taken = runnable(reference, cases)
+        if taken:
+            checks += check_equal(f"any {dim}", reference, other, taken, limits)
+        else:
+            detail = "open in the file; the network itself takes no other size that was tried"
+            checks.append(Check(name=f"any {dim}", ok=True, detail=detail))
+    return checks
+
+
+def first_failing(
+    reference: Form, other: Form, cases: Sequence[Case], limits: Limits
+) -> Case | None:
+    """Return the smallest case on which two forms differ, None if they agree on all."""
+    for case in sorted(cases, key=lambda case: case.batch):
+        if not all(check.ok for check in check_equal("", reference, other, [case], limits)):
+            return case
+    return None
+
+
+def _by_output(name: str, pairs: Sequence[Pair], limits: Limits) -> list[Check]:
+    by_output: dict[int, list[Pair]] = {}
     for pair in pairs:
-        by_output.setdefault(pair.name, []).append(pair)
+        by_output.setdefault(pair.place, []).append(pair)
     alone = len(by_output) == 1
     return [
-        compare(name if alone else f"{name}: {output}", found, limit)
-        for output, found in by_output.items()
+        compare(name if alone else f"{name}: {limits.name(place)}", found, limits.of(place))
+        for place, found in by_output.items()
     ]
 
 
@@ -75,10 +115,9 @@ def check_exactly_equal(cut: nn.Module, masked: nn.Module, cases: Sequence[Case]
     """Check in float64 that a cut network computes what the masked one computes."""
     name, ours, theirs = "masked = pruned", as_double(cut), as_double(masked)
     doubled = [Case(name=case.name, inputs=doubled_inputs(case.inputs)) for case in cases]
-    pairs = _run_both(name, torch_form(ours), torch_form(theirs), doubled)
-    if isinstance(pairs, Check):
-        return pairs
-    return compare(name, pairs, Limit(relative=EXACT, absolute=EXACT))
+    limit = Limit(relative=EXACT, absolute=EXACT)
+    pairs = _run_both(name, torch_form(ours), torch_form(theirs), doubled, Limits(default=limit))
+    return pairs if isinstance(pairs, Check) else compare(name, pairs, limit)
 
 
 def check_variety(reference: Form, cases: Sequence[Case]) -> Check:
@@ -95,15 +134,17 @@ def check_variety(reference: Form, cases: Sequence[Case]) -> Check:
     return Check(name="outputs vary", ok=True, detail=", ".join(dull) or "they depend on the input")
 
 
-def check_on_data(reference: Form, other: Form, cases: Sequence[Case], limit: Limit) -> list[Check]:
+def check_on_data(
+    reference: Form, other: Form, cases: Sequence[Case], limits: Limits
+) -> list[Check]:
     """Compare outputs and predictions on real images."""
     name = "onnxruntime = torch on data"
-    pairs = _run_both(name, reference, other, cases)
+    pairs = _run_both(name, reference, other, cases, limits)
     if isinstance(pairs, Check):
         return [pairs]
     if not pairs:
         return []
-    checks = [compare(name, pairs, limit)]
+    checks = _by_output(name, pairs, limits)
     try:
         ours = torch.cat([_top(p.reference for p in pairs if p.case == c.name) for c in cases])
         theirs = torch.cat([_top(p.other for p in pairs if p.case == c.name) for c in cases])
@@ -111,11 +152,13 @@ def check_on_data(reference: Form, other: Form, cases: Sequence[Case], limit: Li
         return checks
     labels = [case.labels for case in cases if case.labels is not None]
     # Near-ties turn with rounding, so a few predictions more than the tolerance may differ.
-    needed = 1 - 10 * min(limit.relative, 5e-3)
+    needed = 1 - 10 * min(limits.of(0).relative, 5e-3)
     return [*checks, _agreement(ours, theirs, torch.cat(labels) if labels else None, needed)]
 
 
-def _run_both(name: str, reference: Form, other: Form, cases: Sequence[Case]) -> list[Pair] | Check:
+def _run_both(
+    name: str, reference: Form, other: Form, cases: Sequence[Case], limits: Limits
+) -> list[Pair] | Check:
     """Run two forms on the same inputs; a failed check if the second cannot, or returns less.
 
     Cases that the reference itself refuses (a batch of 1, say) are left out.
@@ -135,13 +178,23 @@ def _run_both(name: str, reference: Form, other: Form, cases: Sequence[Case]) ->
         if len(found) != len(expected):
             counts = f"{len(found)} outputs instead of {len(expected)}"
             return _failed(name, f"{case.name}: {counts}")
-        pairs += _paired(case, expected, found)
+        pairs += _paired(case, expected, found, limits)
     return pairs if pairs or not refusal else _failed(name, refusal)
 
 
-def _paired(case: Case, expected: Sequence[Tensor], found: Sequence[Tensor]) -> list[Pair]:
+def _runs(form: Form, case: Case) -> bool:
+    try:
+        form(case)
+    except Exception:  # whatever a forward may raise
+        return False
+    return True
+
+
+def _paired(
+    case: Case, expected: Sequence[Tensor], found: Sequence[Tensor], limits: Limits
+) -> list[Pair]:
     return [
-        Pair(name=f"output {place}", case=case.name, reference=a, other=b)
+        Pair(name=limits.name(place), place=place, case=case.name, reference=a, other=b)
         for place, (a, b) in enumerate(zip(expected, found, strict=True))
     ]
 

@@ -19,6 +19,8 @@ class Check:
         max_rel: Largest absolute difference, divided by the largest magnitude of the reference.
         mean_abs: Mean absolute difference.
         p99_abs: What 99 % of the absolute differences stay below.
+        mean_rel: ``mean_abs``, divided like ``max_rel``.
+        p99_rel: ``p99_abs``, divided like ``max_rel``.
         cosine: Cosine of the angle between the outputs; 1 = same direction.
         tolerance: Largest ``max_rel`` that passes.
     """
@@ -30,6 +32,8 @@ class Check:
     max_rel: float | None = None
     mean_abs: float | None = None
     p99_abs: float | None = None
+    mean_rel: float | None = None
+    p99_rel: float | None = None
     cosine: float | None = None
     tolerance: float | None = None
 

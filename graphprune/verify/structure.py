@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.errors import ArtifactError
 from graphprune.tracing import named_tensors
+from graphprune.verify.contents import inputs_of
 from graphprune.verify.report import Check
 
 _FOLDED = 0.02
@@ -24,26 +24,6 @@ _LISTED = 3
 """How many of the weights at fault a check names."""
 
 Shape = tuple[int, ...]
-
-
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file.
-
-    Raises:
-        ArtifactError: It is missing, damaged or no ONNX file.
-    """
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path}", hint="export the network first")
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf and onnx raise unrelated types
-        raise ArtifactError(
-            f"{path} is damaged or no ONNX file ({type(error).__name__})",
-            hint="export the network again",
-        ) from error
-    if not model.graph.node and not model.graph.output:
-        raise ArtifactError(f"{path} holds no graph", hint="export the network again")
-    return model
 
 
 def check_file(path: Path) -> Check:
@@ -66,7 +46,7 @@ def check_batch(model: onnx.ModelProto, *, dynamic: bool) -> Check:
         dynamic: Whether the network takes any batch; if not, a fixed batch is right.
     """
     name = "dynamic batch"
-    leading = {value.name: _leading(value) for value in model.graph.input}
+    leading = {value.name: _leading(value) for value in inputs_of(model)}
     fixed = [f"{key} has {size}" for key, size in leading.items() if isinstance(size, int)]
     symbols = {size for size in leading.values() if isinstance(size, str)}
     if not dynamic:
@@ -77,14 +57,38 @@ def check_batch(model: onnx.ModelProto, *, dynamic: bool) -> Check:
 
 
 def check_inputs(model: onnx.ModelProto, leaves: Sequence[Tensor]) -> Check:
-    """Check that the file takes the network's inputs: number, dtype and shape but for the batch."""
-    theirs = [_described(value) for value in model.graph.input]
-    ours = [f"{str(leaf.dtype).removeprefix('torch.')} {tuple(leaf.shape[1:])}" for leaf in leaves]
-    same = theirs == ours
-    detail = (
-        " and ".join(ours) if same else f"{' and '.join(theirs)} instead of {' and '.join(ours)}"
+    """Check that the file takes the network's inputs: number, dtype and shape but for the batch.
+
+    A dim that the file leaves open takes any size.
+    """
+    given = inputs_of(model)
+    theirs = " and ".join(map(_described, given))
+    ours = " and ".join(
+        f"{str(leaf.dtype).removeprefix('torch.')} {tuple(leaf.shape[1:])}" for leaf in leaves
     )
-    return Check(name="inputs", ok=same, detail=detail)
+    same = len(given) == len(leaves) and all(map(_takes, given, leaves))
+    return Check(name="inputs", ok=same, detail=theirs if same else f"{theirs} instead of {ours}")
+
+
+def check_planned(model: onnx.ModelProto, planned: Mapping[str, Shape]) -> Check:
+    """Check that what the file holds under the name of a cut tensor has the size that is left.
+
+    Weights that the ONNX optimizer has renamed are left to :func:`check_weights`.
+
+    Args:
+        model: The file.
+        planned: Shape of every tensor that the plan cuts, worked out from the original's shape and
+            the plan alone.
+    """
+    stored = {value.name: tuple(value.dims) for value in model.graph.initializer}
+    found = [key for key in planned if key in stored]
+    wrong = [
+        f"{key} is {stored[key]} instead of {planned[key]}"
+        for key in found
+        if sorted(stored[key]) != sorted(planned[key])
+    ]
+    detail = "; ".join(wrong[:_LISTED]) or f"{len(found)} of {len(planned)} found by name"
+    return Check(name="sizes of the plan", ok=not wrong, detail=detail)
 
 
 def check_weights(model: onnx.ModelProto, network: nn.Module) -> Check:
@@ -169,6 +173,19 @@ def _outputs_depend_on(graph: fx.Graph) -> set[fx.Node]:
         if node.op == "output" or node in needed:
             needed.update(node.all_input_nodes)
     return needed
+
+
+def _takes(value: onnx.ValueInfoProto, leaf: Tensor) -> bool:
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    sizes = [dim.dim_value or None for dim in kind.shape.dim]
+    return (
+        dtype == str(leaf.dtype).removeprefix("torch.")
+        and len(sizes) == leaf.dim()
+        and all(
+            size in (None, given) for size, given in zip(sizes[1:], leaf.shape[1:], strict=True)
+        )
+    )
 
 
 def _leading(value: onnx.ValueInfoProto) -> int | str | None:

@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
-from torch import nn
+from torch import fx, nn
 
 from graphprune.data import CalibrationBatches
+from graphprune.errors import ArtifactError
+from graphprune.graph import DependencyGraph
 from graphprune.runtime import Session, open_session
-from graphprune.verify.cases import Cases, Settings, cases_for
-from graphprune.verify.comparison import SAME, Limit, limit_for
+from graphprune.verify.cases import Cases, Settings, cases_for, tensors_of
+from graphprune.verify.comparison import SAME
+from graphprune.verify.contents import check_dead, check_external, check_opset, read_onnx
+from graphprune.verify.declared import check_declared, declared_inputs
 from graphprune.verify.forms import (
     Form,
     check_equal,
     check_exactly_equal,
     check_on_data,
+    check_sizes,
     check_variety,
     onnx_form,
     remembered,
+    runnable,
     torch_form,
 )
 from graphprune.verify.report import Check, ValidationReport
 from graphprune.verify.structure import (
+    Shape,
     check_batch,
     check_file,
     check_inputs,
+    check_planned,
     check_weights,
-    read_onnx,
 )
+from graphprune.verify.tolerances import Limit, Limits, limits_for
 from graphprune.verify.weights import same_weights
 
 THOROUGH = Settings()
 """Batches of 1, 2 and 5, two seeds, tolerances by dtype."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Background:
+    """What is known of a network beside its file; nothing has to be.
+
+    Args:
+        example_inputs: Inputs that it runs on, for networks that do not know them.
+        graph: The network as traced, or the one that it was cut from.
+        planned: Shape of every tensor that a plan cuts.
+    """
+
+    example_inputs: tuple[Any, ...] | None = None
+    graph: DependencyGraph | None = None
+    planned: Mapping[str, Shape] | None = None
+
+
+NOTHING = Background()
+"""Only the network and the file are known."""
 
 
 def validate(  # noqa: PLR0913 - one for each form
@@ -47,6 +76,7 @@ def validate(  # noqa: PLR0913 - one for each form
     provider: str = "auto",
     settings: Settings = THOROUGH,
     extra: Iterable[Check] = (),
+    background: Background = NOTHING,
 ) -> ValidationReport:
     """Prove that the forms of one network compute the same function.
 
@@ -61,35 +91,59 @@ def validate(  # noqa: PLR0913 - one for each form
             another one than asked for is a failed check.
         settings: Batches, seeds and tolerances.
         extra: Checks made elsewhere, which the report shall hold.
+        background: What else is known of the network.
 
     Raises:
         ArtifactError: The ONNX file is missing, damaged or no ONNX file.
         DataError: The data does not fit the network's inputs.
-        OptionError: There is no such provider.
+        OptionError: There is no such provider, or no such output to tolerate anything of.
     """
-    file = read_onnx(Path(path))
-    session = open_session(Path(path), provider)
-    cases = cases_for(pruned, file, settings)
-    checks = [check_file(Path(path)), *_structure(file, pruned, cases), _check_provider(session)]
+    path = Path(path)
+    file = read_onnx(path)
+    session = open_session(path, provider)
+    limits = limits_for(
+        pruned,
+        session.output_names,
+        rtol=settings.rtol,
+        atol=settings.atol,
+        own=settings.tolerances,
+    )
+    cases = cases_for(pruned, declared_inputs(file), settings, background.example_inputs)
+    checks = [*_structure(path, file, pruned, cases, background), _check_provider(session)]
     form = remembered(torch_form(pruned))
     if masked is not None:
         checks.append(check_exactly_equal(pruned if cut is None else cut, masked, cases.some()))
     if reloaded is not None:
         checks.append(same_weights(pruned, reloaded, name="reloaded weights"))
-        same, other = Limit(relative=SAME), torch_form(reloaded)
-        checks += check_equal("reloaded = pruned", form, other, cases.random(), same)
+        same = Limits(default=Limit(relative=SAME))
+        checks += check_equal("reloaded = pruned", form, torch_form(reloaded), cases.random(), same)
     if all(check.ok for check in checks if check.name == "inputs"):
-        limit = _limit(pruned, settings)
-        checks += _check_runtime(form, onnx_form(session), cases, data, limit)
+        runtime = _Runtime(path=path, file=file, session=session, limits=limits)
+        checks += runtime.check(form, cases, data)
     return ValidationReport(checks=(*checks, *extra))
 
 
-def _structure(file: onnx.ModelProto, pruned: nn.Module, cases: Cases) -> list[Check]:
+def _structure(
+    path: Path, file: onnx.ModelProto, pruned: nn.Module, cases: Cases, background: Background
+) -> list[Check]:
+    planned = background.planned
     return [
+        check_file(path),
+        check_opset(file),
+        check_external(path),
+        check_dead(file),
         check_inputs(file, cases.leaves),
         check_batch(file, dynamic=cases.signature.fixed_batch is None),
-        check_weights(file, pruned),
+        check_weights(file, _as_graph(pruned, background.graph)),
+        *([] if planned is None else [check_planned(file, planned)]),
     ]
+
+
+def _as_graph(network: nn.Module, graph: DependencyGraph | None) -> nn.Module:
+    """Return a network in the form that says which of its weights are read."""
+    if graph is None or isinstance(network, fx.GraphModule):
+        return network
+    return graph.program.module
 
 
 def _check_provider(session: Session) -> Check:
@@ -101,20 +155,37 @@ def _check_provider(session: Session) -> Check:
     )
 
 
-def _check_runtime(
-    reference: Form, other: Form, cases: Cases, data: CalibrationBatches | None, limit: Limit
-) -> list[Check]:
-    drawn = cases.random()
-    checks = [
-        *check_equal("onnxruntime = torch", reference, other, drawn, limit),
-        check_variety(reference, drawn),
-    ]
-    if data is not None:
-        checks += check_on_data(reference, other, cases.real(data), limit)
-    return checks
+@dataclass(frozen=True, kw_only=True)
+class _Runtime:
+    """A file in onnxruntime, to be compared with a network."""
 
+    path: Path
+    file: onnx.ModelProto
+    session: Session
+    limits: Limits
 
-def _limit(pruned: nn.Module, settings: Settings) -> Limit:
-    if settings.rtol is None:
-        return limit_for(pruned)
-    return Limit(relative=settings.rtol, absolute=settings.atol)
+    def check(self, reference: Form, cases: Cases, data: CalibrationBatches | None) -> list[Check]:
+        drawn, other = cases.random(), remembered(onnx_form(self.session))
+        same = check_equal("onnxruntime = torch", reference, other, drawn, self.limits)
+        checks = [
+            *same,
+            *check_sizes(reference, other, cases.other_sizes(), self.limits),
+            check_variety(reference, drawn),
+        ]
+        if all(check.ok for check in same):
+            ran = runnable(reference, drawn)
+            runs = [(tensors_of(case.inputs), other(case)) for case in ran]
+            checks.append(check_declared(self.file, runs))
+            checks += self._check_unoptimized(reference, cases)
+        if data is not None:
+            checks += check_on_data(reference, other, cases.real(data), self.limits)
+        return checks
+
+    def _check_unoptimized(self, reference: Form, cases: Cases) -> Sequence[Check]:
+        """Compare without onnxruntime's own rewriting, which could hide a fault or make one."""
+        name = "without optimization"
+        try:
+            plain = open_session(self.path, self.session.asked, optimized=False)
+        except ArtifactError:  # kernels of some dtypes exist for rewritten graphs only
+            return [Check(name=name, ok=True, detail="onnxruntime cannot run it without")]
+        return check_equal(name, reference, onnx_form(plain), cases.some(), self.limits)

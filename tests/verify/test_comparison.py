@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphprune.verify import Check
-from graphprune.verify.comparison import Limit, Pair, compare, limit_for
+from graphprune.verify.comparison import Pair, compare
+from graphprune.verify.tolerances import Limit
 
-STANDARD = limit_for(nn.Linear(2, 2))
+STANDARD = Limit(relative=1e-4)
 
 
 def compared(reference: Tensor, other: Tensor, limit: Limit = STANDARD) -> Check:
-    pair = Pair(name="output 0", case="batch 2", reference=reference, other=other)
+    pair = Pair(name="output 0", place=0, case="batch 2", reference=reference, other=other)
     return compare("check", [pair], limit)
 
 
@@ -79,7 +80,13 @@ def test_an_empty_output_is_equal() -> None:
 
 def test_the_worst_pair_is_kept() -> None:
     pairs = [
-        Pair(name="output 0", case=f"batch {k}", reference=torch.ones(2), other=torch.ones(2) + d)
+        Pair(
+            name="output 0",
+            place=0,
+            case=f"batch {k}",
+            reference=torch.ones(2),
+            other=torch.ones(2) + d,
+        )
         for k, d in enumerate((0.0, 3e-5, 1e-5))
     ]
 
@@ -90,11 +97,13 @@ def test_the_worst_pair_is_kept() -> None:
     assert "of 3 runs" in check.detail
 
 
-def test_the_coarsest_dtype_sets_the_tolerance() -> None:
-    mixed = nn.Sequential(nn.Linear(2, 2).half(), nn.Linear(2, 2))
-
-    assert STANDARD.relative == 1e-4
-    assert limit_for(mixed).relative == 1e-2
-    assert limit_for(nn.Linear(2, 2).bfloat16()).relative == 1e-2
-    assert limit_for(nn.Linear(2, 2).double()).relative == 1e-9
-    assert limit_for(nn.ReLU()).relative == 1e-4
+def test_errors_are_given_absolute_and_relative() -> None:
+    reference = torch.full((1000,), 10.0)
+    other = reference.clone()
+    other[:5] += torch.tensor([1e-4, 2e-4, 3e-4, 4e-4, 5e-4])
+    check = compared(reference, other)
+    assert check.max_abs == pytest.approx(5e-4, rel=1e-2)
+    assert check.max_rel == pytest.approx(5e-5, rel=1e-2)
+    assert check.mean_abs == pytest.approx(1.5e-6, rel=1e-2)
+    assert check.mean_rel == pytest.approx(1.5e-7, rel=1e-2)
+    assert check.p99_abs == check.p99_rel == 0
