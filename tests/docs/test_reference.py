@@ -48,7 +48,8 @@ def test_every_shared_option_is_explained() -> None:
            "--round-to", "--steps", "--ranking", "--repair", "--provider", "--threads", "--batch",
            "--runs", "--criteria", "--ratios", "--seeds", "--repairs", "--eval-data",
            "--eval-limit", "--calibration", "--no-labels", "--no-floor", "--robustness",
-           "--points", "--oracle", "--sets", "--plots"}  # fmt: skip
+           "--points", "--oracle", "--sets", "--plots", "--batches",
+           "--rtol", "--atol"}  # fmt: skip
     options = set().union(*map(options_of, COMMANDS.values())) - {"--help"}
     assert documented(section("reference/cli.md", _SHARED)) == options - own
 
