@@ -98,9 +98,8 @@ def validate_files(
         ArtifactError: The ONNX file is missing or damaged.
         ModelError: The network is missing, damaged, or does not run.
     """
-    declared = declared_inputs(read_onnx(onnx))
     batches = None if data is None else load_data(data)
-    network, background = _network(model, declared, common)
+    network, background = _network(model, onnx, common)
     return validate(
         network,
         onnx,
@@ -120,16 +119,13 @@ def planned_shapes(graph: DependencyGraph, plan: PruningPlan) -> dict[str, tuple
     }
 
 
-def _network(
-    model: ModelSource, declared: Sequence[DeclaredInput], common: Common
-) -> tuple[nn.Module, Background]:
+def _network(model: ModelSource, onnx: Path, common: Common) -> tuple[nn.Module, Background]:
     if model.kind is SpecKind.EXPORTED and model.weights is None and not model.input_shapes:
         return load_program(model.spec, trust=common.trust), Background()
-    loaded = _loaded(model, declared, common)
-    try:
+    loaded = _loaded(model, declared_inputs(read_onnx(onnx)), common)
+    graph = None
+    with suppress(TraceError):  # no group can be named then; it can be compared all the same
         graph = trace(loaded.module, loaded.example_inputs)
-    except TraceError:  # then no group can be named; it can be compared all the same
-        graph = None
     return loaded.module, Background(example_inputs=loaded.example_inputs, graph=graph)
 
 
