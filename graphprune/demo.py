@@ -122,7 +122,7 @@ def run(
     Raises:
         OptionError: scikit-learn, whose digits are used, is not installed.
     """
-    train, calibration, test = _digits(seed)
+    train, calibration, test = digits(seed)
     network = train_network(train, seed=seed, progress=progress)
     weights, images = out / "network.pt", out / "calibration.npz"
     with replacing(weights) as temporary:
@@ -173,15 +173,20 @@ def train_network(
     return network.eval()
 
 
-def _accuracy(found: Fidelity) -> float:
-    assert found.accuracy is not None  # the digits have labels
-    return found.accuracy
-
-
-def _digits(
+def digits(
     seed: int,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Split the digits into training, calibration and test images."""
+    """Split scikit-learn's digits into training, calibration and test images.
+
+    Args:
+        seed: Seed of the split.
+
+    Returns:
+        Three times images (N, 1, 8, 8), from 0 to 1, and labels (N,).
+
+    Raises:
+        OptionError: scikit-learn is not installed.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -189,11 +194,16 @@ def _digits(
             "the demo uses scikit-learn's digits, and scikit-learn is not installed",
             hint="pip install 'graphprune[demo]'",
         ) from error
-    digits = load_digits()
-    order = np.random.default_rng(seed).permutation(len(digits.target))
-    images = torch.from_numpy(digits.images[order]).float().unsqueeze(1) / 16
-    labels = torch.from_numpy(digits.target[order]).long()
+    found = load_digits()
+    order = np.random.default_rng(seed).permutation(len(found.target))
+    images = torch.from_numpy(found.images[order]).float().unsqueeze(1) / 16
+    labels = torch.from_numpy(found.target[order]).long()
     ends = N_TRAIN, N_TRAIN + N_CALIBRATION
     parts = [slice(0, ends[0]), slice(*ends), slice(ends[1], None)]
     train, calibration, test = ((images[part], labels[part]) for part in parts)
     return train, calibration, test
+
+
+def _accuracy(found: Fidelity) -> float:
+    assert found.accuracy is not None  # the digits have labels
+    return found.accuracy
