@@ -1,8 +1,8 @@
 """What an optimizer that is carried over is worth: fine-tuning a pruned network on the digits.
 
-A network is trained, half its multiply-accumulates are removed in the middle of training, and it
-trains on: once with the optimizer that it has had, sliced like the parameters, and once with a new
-one of the same settings. Everything else is the same, batches included.
+A network is trained, half its multiply-accumulates (or --ratio) are removed in the middle of
+training, and it trains on: once with the optimizer that it has had, sliced like the parameters, and
+once with a new one of the same settings. Everything else is the same, batches included.
 
     python benchmarks/finetune.py                          (two minutes on one core)
     python benchmarks/finetune.py --optimizers adamw --seeds 1 --markdown
@@ -35,7 +35,6 @@ from graphprune.demo import DigitsNetwork, digits
 
 Images = tuple[Tensor, Tensor]
 
-RATIO = 0.5
 BEFORE = 96
 """Steps of training before the network is pruned: six epochs."""
 
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         row
         for name in options.optimizers
         for seed in range(options.seeds)
-        for row in measured(name, seed)
+        for row in measured(name, seed, options.ratio)
     ]
     if options.markdown:
         print(markdown([table(rows)]))
@@ -88,11 +87,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--ratio", type=float, default=0.5, help="of the multiply-accumulates")
     parser.add_argument("--markdown", action="store_true")
     return parser.parse_args(arguments)
 
 
-def measured(name: str, seed: int) -> Iterator[Tuned]:
+def measured(name: str, seed: int, ratio: float) -> Iterator[Tuned]:
     """Train, prune in the middle, and train on with both optimizers."""
     torch.manual_seed(seed)
     train, calibration, test = digits(seed)
@@ -102,7 +102,7 @@ def measured(name: str, seed: int) -> Iterator[Tuned]:
     for _ in range(BEFORE):
         step(model, optimizer, train, next(rows))
     graph = gp.trace(model, (calibration[0][:2],))
-    plan = gp.select(gp.rank(graph, calibration, "taylor"), ratio=RATIO, of="macs")
+    plan = gp.select(gp.rank(graph, calibration, "taylor"), ratio=ratio, of="macs")
     for kind in ("carried", "new"):
         pruned = gp.prune(graph, plan)
         goes_on = (

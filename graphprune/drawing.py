@@ -19,7 +19,8 @@ from graphprune.kinds import UnitKinds
 from graphprune.layout import Line, lines, place
 
 if TYPE_CHECKING:
-    from graphprune.graph import DependencyGraph
+    from graphprune.graph import DependencyGraph, Kept
+    from graphprune.groups import UnitIds
 
 _PALETTE = (
     "#77aadd",
@@ -45,23 +46,26 @@ _LEGEND_NAME = 46
 """How many characters of a group's name the legend shows."""
 
 
-def draw(graph: DependencyGraph) -> str:
+def draw(graph: DependencyGraph, kept: Kept | None = None) -> str:
     """Return a picture of a network as SVG text.
 
     Args:
         graph: The network, with its groups.
+        kept: Units that a plan keeps, (n_units,) Bool: widths are shown before and after, and a bar
+            in every box is filled as far as it stays.
     """
     boxes = boxes_of(graph)
-    painter = _Painter(graph, boxes)
+    painter = _Painter(graph, boxes, kept)
     painter.set_widths()
     place(boxes)
     return painter.paint()
 
 
 class _Painter:
-    def __init__(self, graph: DependencyGraph, boxes: list[Box]) -> None:
+    def __init__(self, graph: DependencyGraph, boxes: list[Box], kept: Kept | None) -> None:
         self._graph = graph
         self._boxes = boxes
+        self._kept = kept
         self._kinds = UnitKinds(graph)
         self._bands = 0
 
@@ -82,7 +86,7 @@ class _Painter:
         ways = lines(self._boxes)
         left = min((box.left for box in self._boxes), default=0.0)
         right = max([box.right for box in self._boxes] + [way.right for way in ways], default=0.0)
-        legend = _Legend(self._graph, self._kinds)
+        legend = _Legend(self._graph, self._kinds, self._kept)
         start = left - legend.width - 2 * _MARGIN
         bottom = max([legend.height, *(box.bottom for box in self._boxes)])
         size = (start - _MARGIN, -_MARGIN, right - start + 2 * _MARGIN, bottom + 2 * _MARGIN)
@@ -120,6 +124,7 @@ class _Painter:
         )
         if box.kind == "layer":
             parts += self._stripes(box, [_colour(group) for group in groups[1:]])
+            parts += self._share(box)
             parts += self._texts(box)
         else:
             parts.append(_text(box.x, box.y + 4, box.title, size=12))
@@ -146,6 +151,19 @@ class _Painter:
             for k, colour in enumerate(colours)
         ]
 
+    def _share(self, box: Box) -> list[str]:
+        """Fill a bar at the bottom of a box as far as it stays."""
+        _, units = self._groups(box)
+        if self._kept is None or not units.size:
+            return []
+        room = box.width - 20
+        share = float(self._kept[units].mean())
+        place = f'x="{box.left + 10:.1f}" y="{box.bottom - 6:.1f}" height="3"'
+        return [
+            f'<rect {place} width="{room:.1f}" fill="white" fill-opacity="0.65"/>',
+            f'<rect {place} width="{share * room:.1f}" fill="{_INK}"/>',
+        ]
+
     def _texts(self, box: Box) -> Iterable[str]:
         room = box.width - 20
         yield _text(box.x, box.top + 17, _fit(box.title, int(room / _BOLD)), size=12, bold=True)
@@ -154,17 +172,17 @@ class _Painter:
         yield _text(box.x, box.top + 49, below, colour=_QUIET)
 
     def _width_text(self, box: Box) -> str:
-        groups, n_units = self._groups(box)
+        groups, units = self._groups(box)
         if not groups:
             return f"stays: {self._reason(box)}"
         numbers = ", ".join(str(group + 1) for group in groups[:3])
         more = f" and {len(groups) - 3} more" if len(groups) > 3 else ""
         word = "group" if len(groups) == 1 else "groups"
-        return f"{word} {numbers}{more} · {self._counted(groups, n_units)}{self._staying(box)}"
+        return f"{word} {numbers}{more} · {self._counted(groups, units)}{self._staying(box)}"
 
-    def _counted(self, groups: Sequence[int], n_units: int) -> str:
+    def _counted(self, groups: Sequence[int], units: UnitIds) -> str:
         kinds = {self._kinds.of(self._graph.groups[group]) for group in groups}
-        return _counted(n_units, kinds.pop() if len(kinds) == 1 else "unit")
+        return _counted(units, kinds.pop() if len(kinds) == 1 else "unit", self._kept)
 
     def _staying(self, box: Box) -> str:
         """Say how many entries of an axis with units stay."""
@@ -186,12 +204,12 @@ class _Painter:
             key, 1 if box.detail.startswith(_IMAGES) and 1 in dims else max(dims)
         )
 
-    def _groups(self, box: Box) -> tuple[list[int], int]:
-        """Return the groups of the units that leave a box, and how many units these are."""
+    def _groups(self, box: Box) -> tuple[list[int], UnitIds]:
+        """Return the groups of the units that leave a box, and these units."""
         units = [along[along >= 0] for along in self._graph.units_of(box.last.name)]
         present = np.unique(np.concatenate(units)) if units else np.zeros(0, np.int64)
         places = np.unique(np.searchsorted(self._firsts, present, "right") - 1)
-        return places.tolist(), int(present.size)
+        return places.tolist(), present
 
     @cached_property
     def _firsts(self) -> np.ndarray:
@@ -201,9 +219,13 @@ class _Painter:
 class _Legend:
     """The groups by number, with their names and widths."""
 
-    def __init__(self, graph: DependencyGraph, kinds: UnitKinds) -> None:
+    def __init__(self, graph: DependencyGraph, kinds: UnitKinds, kept: Kept | None) -> None:
+        numbers = np.arange(graph.n_units)
         self._rows = [
-            (_fit(group.name, _LEGEND_NAME), _counted(group.n_units, kinds.of(group)))
+            (
+                _fit(group.name, _LEGEND_NAME),
+                _counted(numbers[group.span], kinds.of(group), kept),
+            )
             for group in graph.groups
         ]
         longest = max((len(name) for name, _ in self._rows), default=0)
@@ -288,8 +310,12 @@ def _text(
     )
 
 
-def _counted(count: int, kind: str) -> str:
-    return f"{count} {kind}{'s' if count != 1 else ''}"
+def _counted(units: UnitIds, kind: str, kept: Kept | None) -> str:
+    """Count units, before and after where some go."""
+    count = units.size
+    left = count if kept is None else int(np.count_nonzero(kept[units]))
+    shown = f"{count}" if left == count else f"{count} → {left}"
+    return f"{shown} {kind}{'s' if count != 1 else ''}"
 
 
 def _fit(text: str, characters: int, *, at_end: bool = False) -> str:

@@ -10,7 +10,7 @@ from graphprune.comparison.contestants import Contestant, contestants
 from graphprune.comparison.files import CompareFile, CompareFolder, Origin, comparison_of
 from graphprune.comparison.images import Images, arrange
 from graphprune.comparison.oracle import SETS, Oracle, OracleRank, SetsOfUnits, oracle_groups
-from graphprune.comparison.plots import check_plots, write_plots
+from graphprune.comparison.plots import against_ratio, write_plots
 from graphprune.comparison.questions import (
     CRITERIA,
     RATIOS,
@@ -48,8 +48,8 @@ __all__ = [
     "Robustness",
     "SetsOfUnits",
     "Summary",
+    "against_ratio",
     "arrange",
-    "check_plots",
     "compare",
     "comparison_of",
     "contestants",

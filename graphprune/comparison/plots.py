@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,16 +20,12 @@ from graphprune.comparison.records import (
     mean_of,
 )
 from graphprune.comparison.robustness import Curve
-from graphprune.errors import OptionError
-from graphprune.files import replacing
+from graphprune.figures import COLOURS, inline_svg, panels, write_figures
 from graphprune.ranking import Scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-KINDS = ("svg", "png", "none")
-"""What plots are written as."""
 
 NAMES = {"macs": "multiply-accumulates", "params": "parameters", "units": "units"}
 
@@ -36,24 +33,7 @@ _MOST_PANELS = 32
 _PER_ROW = 4
 _GRID = 41
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A5A00", "#000000")
-"""Told apart also by those who see fewer colours (Okabe and Ito)."""
-
 _MARKERS = "osD^vPX*"
-
-_STYLE = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "font.size": 9,
-    "grid.alpha": 0.25,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "savefig.dpi": 150,
-    "svg.hashsalt": "graphprune",
-}
 
 
 @dataclass(frozen=True)
@@ -75,16 +55,6 @@ class _Measure:
     scale: float
 
 
-def check_plots(kind: str) -> None:
-    """Refuse an unknown kind of plots.
-
-    Raises:
-        OptionError: It is unknown.
-    """
-    if kind not in KINDS:
-        raise OptionError(f"plots {kind!r} is none of {', '.join(KINDS)}")
-
-
 def write_plots(found: Comparison, folder: Path, kind: str = "svg") -> tuple[Path, ...]:
     """Draw what a comparison has found.
 
@@ -92,7 +62,7 @@ def write_plots(found: Comparison, folder: Path, kind: str = "svg") -> tuple[Pat
         found: The comparison.
         folder: Where the files go: ``accuracy`` (or ``agreement``), ``kl``, ``robustness``,
             ``robustness-groups`` and ``oracle``, as far as there is something to draw.
-        kind: One of :data:`KINDS`.
+        kind: ``svg``, ``png`` or ``none``.
 
     Returns:
         The files written.
@@ -101,20 +71,12 @@ def write_plots(found: Comparison, folder: Path, kind: str = "svg") -> tuple[Pat
         OptionError: The kind is unknown.
         ArtifactError: The folder cannot be written to.
     """
-    check_plots(kind)
-    if kind == "none":
-        return ()
-    import matplotlib as mpl
+    return write_figures(_figures(found), folder, kind)
 
-    paths = []
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        for name, figure in _figures(found):
-            path = folder / f"{name}.{kind}"
-            metadata = {"Date": None} if kind == "svg" else None  # equal plots are equal files
-            with replacing(path) as temporary:
-                figure.savefig(temporary, format=kind, metadata=metadata)
-            paths.append(path)
-    return tuple(paths)
+
+def against_ratio(found: Comparison) -> str:
+    """Return accuracy (or agreement) against ratio as an SVG element; '' if nothing was judged."""
+    return next(iter(inline_svg(islice(_figures(found), 1)).values()), "") if found.cells else ""
 
 
 def _figures(found: Comparison) -> Iterator[tuple[str, Figure]]:
@@ -140,9 +102,9 @@ class _Pens:
         if label == FLOOR:
             return {"color": "0.45", "marker": "", "linestyle": "--"}
         place = self._order.index(label)
-        again = place // len(_COLOURS)
+        again = place // len(COLOURS)
         return {
-            "color": _COLOURS[place % len(_COLOURS)],
+            "color": COLOURS[place % len(COLOURS)],
             "marker": _MARKERS[place % len(_MARKERS)],
             "linestyle": ("-", "-.", ":")[again % 3],
         }
@@ -159,18 +121,6 @@ def _draw(
         axes.fill_between(
             x, means - errors, means + errors, color=pen["color"], alpha=0.18, linewidth=0
         )
-
-
-def _panels(count: int, *, per_row: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    columns = min(count, per_row)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for spare in grid[count:]:
-        spare.remove()
-    return figure, grid[:count]
 
 
 def _legend(figure: Figure, axes: Axes, *, above: bool = False) -> None:
@@ -205,7 +155,7 @@ def _measures(found: Comparison) -> tuple[_Measure, ...]:
 
 def _against_ratio(found: Comparison, measure: _Measure, pens: _Pens) -> Figure:
     repairs = found.repairs
-    figure, grid = _panels(len(repairs), per_row=3, width=4.0, height=3.6)
+    figure, grid = panels(len(repairs), per_row=3, width=4.0, height=3.6)
     for axes, method in zip(grid, repairs, strict=True):
         if measure.unpruned is None:
             _use_logarithms(axes)
@@ -260,7 +210,7 @@ def _share_limits(grid: Sequence[Axes], measure: _Measure) -> None:
 
 def _robustness(rows: Sequence[RobustnessRow], pens: _Pens) -> Figure:
     shares = all(curve.right is not None for row in rows for curve in row.curves)
-    figure, grid = _panels(1 + shares, per_row=2, width=4.0, height=3.6)
+    figure, grid = panels(1 + shares, per_row=2, width=4.0, height=3.6)
     fractions = _fractions(rows)
     for label, of_label in _by_criterion(rows).items():
         area = mean_of(row.area for row in of_label)
@@ -282,7 +232,7 @@ def _robustness(rows: Sequence[RobustnessRow], pens: _Pens) -> Figure:
 
 def _robustness_of_groups(rows: Sequence[RobustnessRow], pens: _Pens) -> Figure:
     names = [curve.group for curve in rows[0].curves][:_MOST_PANELS]
-    figure, grid = _panels(len(names), per_row=_PER_ROW, width=2.6, height=2.2)
+    figure, grid = panels(len(names), per_row=_PER_ROW, width=2.6, height=2.2)
     for place, axes in enumerate(grid):
         for label, of_label in _by_criterion(rows).items():
             curves = [row.curves[place] for row in of_label]
@@ -330,9 +280,7 @@ def _means(curves: Sequence[Scores]) -> list[Mean]:
 
 def _oracle(found: Comparison, pens: _Pens) -> Figure:
     shown = found.sets[:_MOST_PANELS]
-    figure, grid = _panels(
-        len(shown), per_row=2, width=4.4, height=2.4 + 0.16 * len(found.criteria)
-    )
+    figure, grid = panels(len(shown), per_row=2, width=4.4, height=2.4 + 0.16 * len(found.criteria))
     for axes, sets in zip(grid, shown, strict=True):
         rows = [r for r in found.oracle if (r.group, r.removed) == (sets.group, sets.removed)]
         _draw_places(axes, found.criteria, rows, pens)

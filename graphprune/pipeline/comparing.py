@@ -15,7 +15,6 @@ from graphprune.comparison import (
     Images,
     Origin,
     Questions,
-    check_plots,
     run_comparison,
     settled,
     write_plots,
@@ -23,6 +22,7 @@ from graphprune.comparison import (
 from graphprune.data import CalibrationBatches, DataSource, load_data
 from graphprune.doctor import versions
 from graphprune.errors import DataError
+from graphprune.figures import check_plots
 from graphprune.game.evaluation import Running
 from graphprune.load import ModelSource
 from graphprune.pipeline.options import Common, chosen_device

@@ -19,6 +19,7 @@ from graphprune.artifacts import (
 from graphprune.building import repaired as repaired_network
 from graphprune.data import DataSource
 from graphprune.doctor import versions
+from graphprune.drawing import draw
 from graphprune.export import export_onnx, load_program, program_of, save_program
 from graphprune.files import sha256_of
 from graphprune.game.masking import mask_network
@@ -107,9 +108,10 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
         with stages.next("measure"):
             timing = options.latency.bench
             latency = bench([folder.original, folder.onnx], timing, common.progress)
+    network = draw(subject.graph, kept)
     manifest = _manifest(selected, repaired, verdict, report, latency, common)
     write(folder.manifest, manifest)
-    write_report(folder, manifest, plan_record, ranking_record)
+    write_report(folder, manifest, plan_record, ranking_record, network=network)
     return Pruned(subject=subject, plan=plan, manifest=manifest, report=report, folder=folder)
 
 

@@ -9,13 +9,20 @@ import jinja2
 
 from graphprune.artifacts import ManifestFile, PlanFile, RankingFile, RunFolder
 from graphprune.files import write_text
+from graphprune.report.pictures import Pictures, pictures_of
 from graphprune.report.view import view_of
 
 _TEMPLATE = "report.html"
+_NO_PICTURES = Pictures()
 
 
 def write_report(
-    folder: RunFolder, manifest: ManifestFile, plan: PlanFile, ranking: RankingFile
+    folder: RunFolder,
+    manifest: ManifestFile,
+    plan: PlanFile,
+    ranking: RankingFile,
+    *,
+    network: str = "",
 ) -> None:
     """Write ``report.html`` into a run's folder, whole or not at all.
 
@@ -24,14 +31,21 @@ def write_report(
         manifest: How the files came about, and whether they passed validation.
         plan: What was removed.
         ranking: The scores it was removed by.
+        network: The network, drawn with its widths before and after, as an SVG element.
 
     Raises:
         ArtifactError: The file cannot be written, or ``ranking`` scores other groups than ``plan``.
     """
-    write_text(folder.report, render(manifest, plan, ranking))
+    pictures = pictures_of(folder, manifest, network)
+    write_text(folder.report, render(manifest, plan, ranking, pictures))
 
 
-def render(manifest: ManifestFile, plan: PlanFile, ranking: RankingFile) -> str:
+def render(
+    manifest: ManifestFile,
+    plan: PlanFile,
+    ranking: RankingFile,
+    pictures: Pictures = _NO_PICTURES,
+) -> str:
     """Return the page as HTML.
 
     Names come from the user's files, so everything is escaped; the page also forbids itself to load
@@ -40,7 +54,8 @@ def render(manifest: ManifestFile, plan: PlanFile, ranking: RankingFile) -> str:
     Raises:
         ArtifactError: ``ranking`` scores other groups than ``plan``.
     """
-    return _environment().get_template(_TEMPLATE).render(run=view_of(manifest, plan, ranking))
+    run = view_of(manifest, plan, ranking)
+    return _environment().get_template(_TEMPLATE).render(run=run, pictures=pictures)
 
 
 @cache

@@ -95,6 +95,15 @@ class CheckRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatencyRow:
+    """How long one file takes, as text."""
+
+    file: str
+    median: str
+    interval: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage of the run.
 
@@ -132,6 +141,8 @@ class RunView:
     notes: tuple[str, ...]
     groups: tuple[GroupRow, ...]
     checks: tuple[CheckRow, ...]
+    latency: tuple[LatencyRow, ...]
+    latency_of: str
     command: str
     refits: tuple[Refit, ...]
     stages: tuple[Stage, ...]
@@ -161,6 +172,8 @@ def view_of(manifest: ManifestFile, plan: PlanFile, ranking: RankingFile) -> Run
         notes=(*manifest.notes, *manifest.repair.notes),
         groups=_groups(plan, ranking),
         checks=tuple(_check(check) for check in manifest.validation.checks),
+        latency=_latency_rows(manifest.latency),
+        latency_of="" if manifest.latency is None else _latency_of(manifest.latency),
         command=_command(manifest.argv),
         refits=tuple(_refit(layer) for layer in manifest.repair.layers),
         stages=_stages(manifest.timings),
@@ -215,16 +228,36 @@ def _figures(manifest: ManifestFile, plan: PlanFile) -> tuple[Figure, ...]:
 
 
 def _latency_figure(found: LatencyRecord) -> Figure:
-    before, after, gain = found.before.median, found.after.median, found.speedup
-    remains = 1 / gain.median
+    before, after = found.before.median, found.after.median
+    remains = 1 / found.speedup.median
     return Figure(
         name="latency",
         before=f"{1e3 * before:.3g} ms",
         after=f"{1e3 * after:.3g} ms",
         change=f"{_signed(100 * (remains - 1))} %",
-        exact=f"{gain.median:.2f} times as fast ({gain.low:.2f} to {gain.high:.2f}); "
-        f"threads: {found.threads}, batch: {found.batch}, {found.provider}",
+        exact=_latency_of(found),
         left=min(round(100 * remains, 2), 100.0),
+    )
+
+
+def _latency_of(found: LatencyRecord) -> str:
+    gain = found.speedup
+    return (
+        f"{gain.median:.2f} times as fast ({gain.low:.2f} to {gain.high:.2f}); "
+        f"threads: {found.threads}, batch: {found.batch}, {found.provider}"
+    )
+
+
+def _latency_rows(found: LatencyRecord | None) -> tuple[LatencyRow, ...]:
+    if found is None:
+        return ()
+    return tuple(
+        LatencyRow(
+            file=name,
+            median=f"{1e3 * time.median:.3g} ms",
+            interval=f"{1e3 * time.low:.3g} to {1e3 * time.high:.3g} ms",
+        )
+        for name, time in (("original.onnx", found.before), ("pruned.onnx", found.after))
     )
 
 
