@@ -78,7 +78,6 @@ Sets = Annotated[
     int,
     typer.Option("--sets", metavar="N", min=1, help="Sets of one size that are measured at most."),
 ]
-Plots = Annotated[str, typer.Option("--plots", help="svg, png or none.")]
 Of = Annotated[str, typer.Option("--of", help="What ratios are of: units, params or macs.")]
 Scope = Annotated[str, typer.Option("--scope", help="auto, global or group, as for prune.")]
 MinUnits = Annotated[
@@ -114,7 +113,7 @@ def command(
     points: Points = 16,
     oracle: OracleGroups = None,
     sets: Sets = 1000,
-    plots: Plots = "svg",
+    plots: options.Plots = "svg",
     resume: Resume = False,
     only: options.Only = None,
     skip: options.Skip = None,

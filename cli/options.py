@@ -75,6 +75,7 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Let files run the code they hold. Only for files you trust."),
 ]
+Plots = Annotated[str, typer.Option("--plots", help="Draw DIR/plots: svg, png or none.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; write nothing.")]
 

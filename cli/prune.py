@@ -113,6 +113,7 @@ def command(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     dry_run: options.DryRun = False,
+    plots: options.Plots = "none",
 ) -> None:
     """Remove units, repair the rest, export it to ONNX and prove the file right.
 
@@ -125,7 +126,9 @@ def command(
     source = None if model is None else options.model_source(model, weights, input_shape)
     images = options.data_source(data, mean, std, resize, limit)
     from graphprune import pipeline
+    from graphprune.figures import check_plots
 
+    check_plots(plots)
     rank_options = pipeline.RankOptions(
         criterion=criterion,
         game=game,
@@ -149,6 +152,7 @@ def command(
         ranking=ranking,
         latency=pipeline.LatencyOptions(threads=threads, batch=batch),
         steps=steps,
+        plots=plots,
     )
     with console.progress_bar(quiet=quiet or console.follows()) as progress:
         with console.together(device) as ranks:
@@ -308,4 +312,5 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
         "validation", ["check", "", "error"], check_rows(pruned.report), numbers=False
     )
     console.say_list("seconds", [f"{k} {v:.1f}" for k, v in manifest.timings.items()])
-    console.say(f"wrote {pruned.folder.path}/: pruned.onnx, pruned.pt2, report.html, ...")
+    plots = ", plots/" if pruned.plots else ""
+    console.say(f"wrote {pruned.folder.path}/: pruned.onnx, pruned.pt2, report.html{plots}, ...")

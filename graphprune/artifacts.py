@@ -377,6 +377,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def plots(self) -> Path:
+        """``plots/``: pictures of the run, where they were asked for."""
+        return self.path / "plots"
+
+    @property
     def state(self) -> Path:
         """``rank-state.npz``: what an interrupted ranking has found so far."""
         return self.path / "rank-state.npz"

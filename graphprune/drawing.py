@@ -158,7 +158,7 @@ class _Painter:
             return []
         room = box.width - 20
         share = float(self._kept[units].mean())
-        place = f'x="{box.left + 10:.1f}" y="{box.bottom - 6:.1f}" height="3"'
+        place = f'x="{box.left + 10:.1f}" y="{box.bottom - 4.5:.1f}" height="2.5"'
         return [
             f'<rect {place} width="{room:.1f}" fill="white" fill-opacity="0.65"/>',
             f'<rect {place} width="{share * room:.1f}" fill="{_INK}"/>',

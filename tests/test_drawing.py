@@ -214,3 +214,20 @@ def test_committed_pictures_are_what_the_script_makes(make_pictures: ModuleType)
     for file, text in make_pictures.pictures().items():
         committed = (DOCS / "assets" / file).read_text(encoding="utf-8")
         assert committed == text, f"run `python docs/make_pictures.py`: {file} is out of date"
+
+
+def test_widths_are_shown_before_and_after() -> None:
+    graph = traced("Residual")
+    kept = graph.all_kept()
+    kept[:3] = False
+    root = ElementTree.fromstring(draw(graph, kept))
+    shown = texts(root)
+    assert "group 1 · 8 → 5 channels" in shown
+    assert "8 → 5 channels" in shown[shown.index("groups") :]
+    untouched = graph.groups[1]
+    assert f"group 2 · {untouched.n_units} channels" in shown
+    stem = next(g for g in root.iter(f"{SVG}g") if g.find(f"{SVG}text").text == "stem.0")
+    track, left = [r for r in stem.iter(f"{SVG}rect") if r.attrib["height"] == "2.5"]
+    assert float(left.attrib["width"]) == pytest.approx(
+        5 / 8 * float(track.attrib["width"]), rel=0.01
+    )

@@ -85,6 +85,7 @@ class PruneOptions:
         ranking: A ranking file other than the run folder's.
         latency: How latency is measured, where the ratio is one of it.
         steps: How often to rank and remove a part.
+        plots: What plots are written as: ``svg``, ``png`` or ``none``.
     """
 
     ratio: float
@@ -96,6 +97,7 @@ class PruneOptions:
     ranking: Path | None = None
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     steps: int = 1
+    plots: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from graphprune.artifacts import (
     HeldOutRecord,
@@ -35,7 +36,7 @@ from graphprune.pipeline.timing import timed
 from graphprune.pipeline.validation import planned_shapes, validation_record
 from graphprune.progress import Progress
 from graphprune.repairs import RepairResult
-from graphprune.report import write_report
+from graphprune.report import write_report, write_run_plots
 from graphprune.selection import PruningPlan
 from graphprune.surgery import cut
 from graphprune.verify import Background, ValidationReport, validate
@@ -43,13 +44,14 @@ from graphprune.verify import Background, ValidationReport, validate
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """A pruned network whose files are written."""
+    """A pruned network whose files are written, with the paths of its ``plots``."""
 
     subject: Subject
     plan: PruningPlan
     manifest: ManifestFile
     report: ValidationReport
     folder: RunFolder
+    plots: tuple[Path, ...] = ()
 
 
 def prune(
@@ -112,7 +114,10 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     manifest = _manifest(selected, repaired, verdict, report, latency, common)
     write(folder.manifest, manifest)
     write_report(folder, manifest, plan_record, ranking_record, network=network)
-    return Pruned(subject=subject, plan=plan, manifest=manifest, report=report, folder=folder)
+    plots = write_run_plots(plan_record, ranking_record, network, folder.plots, options.plots)
+    return Pruned(
+        subject=subject, plan=plan, manifest=manifest, report=report, folder=folder, plots=plots
+    )
 
 
 class _Stages:

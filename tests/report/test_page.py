@@ -7,7 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
+from markupsafe import Markup
 
+import graphprune as gp
 from graphprune.artifacts import (
     AccuracyRecord,
     CandidateRecord,
@@ -19,8 +22,12 @@ from graphprune.artifacts import (
     RunFolder,
     StepRecord,
 )
+from graphprune.comparison import CompareFolder, Origin
+from graphprune.drawing import draw
 from graphprune.errors import ArtifactError
-from graphprune.report import render, write_report
+from graphprune.report import Pictures, render, write_report
+from tests.helpers import random_kept
+from tests.networks import traced
 from tests.report import runs
 
 _VOID = {"meta"}
@@ -182,6 +189,87 @@ def test_loads_nothing() -> None:
     assert not page.attributes & {"src", "href", "srcset", "action", "xlink:href", "style:src"}
     assert not re.search(r"https?:|//[a-z]|url\(|@import", html)
     assert "default-src 'none'" in html
+
+
+def a_picture() -> str:
+    graph = traced("Residual")
+    return draw(graph, random_kept(graph, 0.4, 0))
+
+
+def test_the_network_is_drawn_with_both_widths() -> None:
+    html = render(
+        runs.manifest(), runs.plan(), runs.ranking(), Pictures(network=Markup(a_picture()))
+    )
+    page = read(html)
+    assert "svg" in page.tags
+    assert re.search(r"group 1 · 8 → \d channels", page.text)
+    assert not page.attributes & {"src", "href", "srcset", "action"}
+    assert set(re.findall(r"url\((.)", html)) == {"#"}, "only parts of the page itself"
+
+
+def test_without_pictures_there_is_no_place_for_them() -> None:
+    text = read(render(runs.manifest(), runs.plan(), runs.ranking())).text
+    assert "Network\n" not in text
+    assert "Accuracy against ratio" not in text
+
+
+def test_latency_is_a_table() -> None:
+    def interval(median: float) -> IntervalRecord:
+        return IntervalRecord(low=0.9 * median, median=median, high=1.1 * median, n=30)
+
+    latency = LatencyRecord(
+        before=interval(0.01),
+        after=interval(0.004),
+        speedup=interval(2.5),
+        threads=1,
+        batch=1,
+        provider="cpu",
+    )
+    text = read(render(runs.manifest(latency=latency), runs.plan(), runs.ranking())).text
+    for shown in ("original.onnx", "10 ms", "3.6 to 4.4 ms", "2.50 times as fast (2.25 to 2.75)"):
+        assert shown in text
+
+
+class TestComparison:
+    """``compare.json`` in the folder of the run."""
+
+    def shown(self, folder: Path, model_hash: str) -> str:
+        manifest = runs.manifest()
+        model = manifest.model.model_copy(update={"sha256": model_hash})
+        run = RunFolder(folder)
+        write_report(run, manifest.model_copy(update={"model": model}), runs.plan(), runs.ranking())
+        return run.report.read_text(encoding="utf-8")
+
+    @pytest.fixture
+    def comparison(self, tmp_path: Path) -> str:
+        """Write a comparison, and return the hash of its network."""
+        graph = traced("Residual")
+        x = torch.randn(48, 3, 8, 8, dtype=torch.float64)
+        found = gp.compare(graph, (x,), ["l1"], [0.2, 0.4], 1, repairs=["none"])
+        origin = Origin(
+            argv=(), versions={}, model=runs.model_record(), data=runs.data_record(), eval_data=None
+        )
+        CompareFolder(path=tmp_path, origin=origin).save(found)
+        return origin.model.sha256
+
+    def test_is_drawn(self, tmp_path: Path, comparison: str) -> None:
+        html = self.shown(tmp_path, comparison)
+        page = read(html)
+        assert "Accuracy against ratio" in page.text
+        assert "judged on 16 images" in page.text
+        assert "purl.org" not in html
+        links = re.findall(r'xlink:href="(.)', html)
+        assert links
+        assert set(links) == {"#"}
+
+    def test_of_another_network_is_not(self, tmp_path: Path, comparison: str) -> None:
+        page = read(self.shown(tmp_path, "f" * 64))
+        assert "compare.json is of another network" in page.text
+        assert "judged on" not in page.text
+
+    def test_damaged_is_said(self, tmp_path: Path) -> None:
+        (tmp_path / "compare.json").write_text("{")
+        assert "No comparison is shown: " in read(self.shown(tmp_path, "f" * 64)).text
 
 
 def test_files_of_two_runs_are_refused() -> None:
