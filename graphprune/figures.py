@@ -85,7 +85,7 @@ def inline_svg(figures: Named) -> dict[str, str]:
     import matplotlib as mpl
 
     found = {}
-    with mpl.rc_context({**_STYLE, "svg.id": "graphprune"}):  # type: ignore[arg-type]
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         for name, figure in figures:
             text = io.StringIO()
             figure.savefig(text, format="svg", metadata={"Date": None})
