@@ -183,10 +183,11 @@ def command(
             unpin_outputs=options.unpinned(unpin_output),
             progress=progress,
         )
-        prepared = pipeline.prepare_comparison(
-            source, images, judges, asked, common, plots=plots, resume=resume
-        )
-        compared = None if dry_run else pipeline.compare(prepared, common)
+        with pipeline.holding(common):
+            prepared = pipeline.prepare_comparison(
+                source, images, judges, asked, common, plots=plots, resume=resume
+            )
+            compared = None if dry_run else pipeline.compare(prepared, common)
     console.note(prepared.subject.notes, quiet=quiet)
     if compared is None:
         console.note(prepared.images.notes, quiet=quiet)

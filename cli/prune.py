@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -154,7 +155,10 @@ def command(
         steps=steps,
         plots=plots,
     )
-    with console.progress_bar(quiet=quiet or console.follows()) as progress:
+    with (
+        console.progress_bar(quiet=quiet or console.follows()) as progress,
+        ExitStack() as folder,
+    ):
         with console.together(device) as ranks:
             common = pipeline.Common(
                 out=out,
@@ -169,6 +173,7 @@ def command(
                 progress=progress,
                 ranks=ranks,
             )
+            folder.enter_context(pipeline.holding(common))
             selected = pipeline.plan_run(source, images, rank_options, prune_options, common)
         if not ranks.leads:
             return

@@ -86,10 +86,12 @@ def command(
             progress=progress,
             ranks=ranks,
         )
-        subject = pipeline.prepare(source, images, common)
-        left_alone = pipeline.left_alone(subject, settings)
-        if not dry_run:
-            ranked = pipeline.rank_subject(subject, settings, common)
+        with pipeline.holding(common):
+            subject = pipeline.prepare(source, images, common)
+            left_alone = pipeline.left_alone(subject, settings)
+            if not dry_run:
+                ranked = pipeline.rank_subject(subject, settings, common)
+                ranked.keep(common)
     if not ranks.leads:
         return
     console.note(subject.notes, quiet=quiet)

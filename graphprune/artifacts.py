@@ -32,6 +32,7 @@ from graphprune.graph import DependencyGraph
 from graphprune.load import ModelSource
 from graphprune.ranking import Effort, GroupScores, Ranking
 from graphprune.selection import PlannedGroup, PruningPlan
+from graphprune.staging import staging_of
 
 MAX_BYTES = 1 << 30
 """A larger JSON file is refused unread."""
@@ -386,9 +387,26 @@ class RunFolder:
         """``rank-state.npz``: what an interrupted ranking has found so far."""
         return self.path / "rank-state.npz"
 
+    @property
+    def onnx_data(self) -> Path:
+        """``pruned.onnx.data``: weights beyond what fits into an ONNX file."""
+        return self.path / "pruned.onnx.data"
+
+    @property
+    def staging(self) -> RunFolder:
+        """Where ``prune`` makes its files, before they replace the old ones all at once."""
+        return RunFolder(staging_of(self.path))
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Names of the files that ``prune`` replaces all at once, the manifest last."""
+        data = f"{self.original.name}.data", self.original.name, self.onnx_data.name
+        listed = (self.ranking, self.plan, self.program, self.onnx, self.report, self.manifest)
+        return (*data, *(path.name for path in listed))
+
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of the files that a manifest vouches for."""
-        listed = (self.ranking, self.plan, self.program, self.onnx)
+        listed = (self.ranking, self.plan, self.program, self.onnx, self.onnx_data)
         return {path.name: sha256_of(path) for path in listed if path.is_file()}
 
 

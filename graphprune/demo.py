@@ -17,7 +17,15 @@ from graphprune.export import export_onnx, load_program
 from graphprune.fidelity import Fidelity, Judge
 from graphprune.files import replacing
 from graphprune.load import ModelSource
-from graphprune.pipeline import Common, Pruned, PruneOptions, RankOptions, prune
+from graphprune.pipeline import (
+    Common,
+    Pruned,
+    PruneOptions,
+    RankOptions,
+    carry_out,
+    holding,
+    plan_run,
+)
 from graphprune.progress import Progress, silent
 from graphprune.surgery import cut
 
@@ -122,20 +130,24 @@ def run(
     Raises:
         OptionError: scikit-learn, whose digits are used, is not installed.
     """
+    common = Common(out=out, seed=seed, argv=argv, progress=progress)
+    with holding(common):
+        return _run(common)
+
+
+def _run(common: Common) -> DemoResult:
+    out, seed = common.out, common.seed
     train, calibration, test = digits(seed)
-    network = train_network(train, seed=seed, progress=progress)
+    network = train_network(train, seed=seed, progress=common.progress)
     weights, images = out / "network.pt", out / "calibration.npz"
     with replacing(weights) as temporary:
         torch.save(network.state_dict(), temporary)
     with replacing(images) as temporary:
         np.savez(temporary, x=calibration[0].numpy(), y=calibration[1].numpy())
-    pruned = prune(
-        ModelSource(spec="graphprune.demo:DigitsNetwork", weights=str(weights)),
-        DataSource(spec=str(images)),
-        RankOptions(),
-        PruneOptions(ratio=RATIO, of="macs"),
-        Common(out=out, seed=seed, argv=argv, progress=progress),
-    )
+    model = ModelSource(spec="graphprune.demo:DigitsNetwork", weights=str(weights))
+    options = PruneOptions(ratio=RATIO, of="macs")
+    planned = plan_run(model, DataSource(spec=str(images)), RankOptions(), options, common)
+    pruned = carry_out(planned, options, common)
     graph = pruned.subject.graph
     export_onnx(cut(graph, graph.all_kept()), out / "original.onnx")
     judge = Judge(graph, as_batches(test))

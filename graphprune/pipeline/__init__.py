@@ -1,12 +1,13 @@
 """The pipeline as commands run it: each stage from and to the files of a run folder.
 
-One stage a file: what commands are told (``options``), the network and its data (``subject``), then
-``inspection``, ``ranking``, ``planning``, ``pruning``, ``judging``, ``validation`` and
-``comparing``.
+One stage a file: what commands are told (``options``), the folder they write into (``holding``),
+the network and its data (``subject``), then ``inspection``, ``ranking``, ``planning``, ``pruning``,
+``judging``, ``validation`` and ``comparing``.
 """
 
 from graphprune.latency_target import LatencyOptions
 from graphprune.pipeline.comparing import Compared, Prepared, compare, prepare_comparison
+from graphprune.pipeline.holding import holding
 from graphprune.pipeline.inspection import Inspection, inspect
 from graphprune.pipeline.options import (
     DEVICES,
@@ -43,6 +44,7 @@ __all__ = [
     "chosen_device",
     "compare",
     "fitness_notes",
+    "holding",
     "inspect",
     "left_alone",
     "plan_run",

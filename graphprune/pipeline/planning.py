@@ -11,6 +11,7 @@ from graphprune import criteria
 from graphprune.artifacts import RankingFile, RunFolder, ranking_of, read
 from graphprune.building import Repairing, build
 from graphprune.candidates import Choice, choose_among
+from graphprune.checkpoint import StateStore
 from graphprune.cost import LatencyModel
 from graphprune.criteria import AUTO as AUTO_CRITERION
 from graphprune.data import CalibrationBatches, DataSource
@@ -19,7 +20,7 @@ from graphprune.graph import DependencyGraph
 from graphprune.latency_target import ReachedLatency, reach_latency
 from graphprune.load import ModelSource
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
-from graphprune.pipeline.ranking import check_alike, rank, rank_graph
+from graphprune.pipeline.ranking import Ranked, check_alike, rank_graph, rank_subject
 from graphprune.pipeline.subject import Subject, prepare, recorded_subject
 from graphprune.pipeline.timing import timed
 from graphprune.ranking import Ranking
@@ -41,6 +42,8 @@ class Selected:
         steps: The steps in which it was found; none if it was found at once.
         choice: All candidates, where the best of several criteria was chosen.
         latency: What was measured, where the ratio is one of the latency.
+        store: Where the state of the ranking is kept until the plan is carried out; None if there
+            is none.
     """
 
     subject: Subject
@@ -49,6 +52,7 @@ class Selected:
     steps: tuple[Step, ...] = ()
     choice: Choice | None = None
     latency: ReachedLatency | None = None
+    store: StateStore | None = None
 
 
 def plan_run(
@@ -58,7 +62,7 @@ def plan_run(
     options: PruneOptions,
     common: Common,
 ) -> Selected:
-    """Rank if need be, and select; nothing that is cut on the way is kept.
+    """Rank if need be, and select, in a folder that is held; what is cut on the way is not kept.
 
     Args:
         model: The network; None takes model, data and ranking from the run folder.
@@ -76,14 +80,21 @@ def plan_run(
     if rank_options.criterion == AUTO_CRITERION:
         return _best(_subject(model, data, common), rank_options, options, common)
     if model is not None and options.ranking is None:
-        ranked = rank(model, data, rank_options, common)
-        subject, ranking = ranked.subject, ranked.ranking
+        ranked = _ranked(prepare(model, data, common), rank_options, common)
     else:
         path = options.ranking or RunFolder(common.out).ranking
         file = read(path, RankingFile)
         subject = recorded_subject(path, file, model, data, common)
-        ranking = ranking_of(file, subject.graph)
+        ranked = Ranked(subject=subject, ranking=ranking_of(file, subject.graph))
         rank_options = _as_recorded(rank_options, file)
+    selected = _select(ranked, rank_options, options, common)
+    return replace(selected, store=ranked.store)
+
+
+def _select(
+    ranked: Ranked, rank_options: RankOptions, options: PruneOptions, common: Common
+) -> Selected:
+    subject, ranking = ranked.subject, ranked.ranking
     first = _protecting(ranking, rank_options)
     with timed(subject.timings, "select"):
         if options.of == "latency":
@@ -94,6 +105,18 @@ def plan_run(
     # What is left alone in this plan only is not left alone for good.
     kept = replace(found.ranking, protected=ranking.protected)
     return _selected(subject, replace(found, ranking=kept))
+
+
+def _ranked(subject: Subject, options: RankOptions, common: Common) -> Ranked:
+    """Rank, and write the ranking unless the folder holds a run.
+
+    A run's files belong together and are replaced together: until then the ranking stays in its
+    state, which ``rank --resume`` takes up.
+    """
+    ranked = rank_subject(subject, options, common)
+    if not RunFolder(common.out).manifest.exists():
+        ranked.keep(common)
+    return ranked
 
 
 def _best(
@@ -167,11 +190,12 @@ def _reach_latency(ranking: Ranking, options: PruneOptions, common: Common) -> R
         return select_within(ranking, replace(budget, ratio=ratio, latency=latency))
 
     with TemporaryDirectory() as temporary:
+        scratch = RunFolder(Path(temporary))
         return reach_latency(
             ranking.graph,
             options.ratio,
             choose,
-            RunFolder(Path(temporary) if common.dry_run else common.out).original,
+            (scratch if common.dry_run else RunFolder(common.out).staging).original,
             options.latency,
             common.progress,
         )

@@ -26,6 +26,7 @@ from graphprune.files import sha256_of
 from graphprune.game.masking import mask_network
 from graphprune.latency import Bench, bench
 from graphprune.load import ModelSource
+from graphprune.pipeline.holding import holding
 from graphprune.pipeline.judging import Judged, judged
 from graphprune.pipeline.measuring import latency_record
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
@@ -38,6 +39,7 @@ from graphprune.progress import Progress
 from graphprune.repairs import RepairResult
 from graphprune.report import write_report, write_run_plots
 from graphprune.selection import PruningPlan
+from graphprune.staging import commit
 from graphprune.surgery import cut
 from graphprune.verify import Background, ValidationReport, validate
 
@@ -66,12 +68,16 @@ def prune(
     Raises:
         GraphpruneError: See :func:`plan_run`.
     """
-    return carry_out(plan_run(model, data, rank_options, options, common), options, common)
+    with holding(common):
+        return carry_out(plan_run(model, data, rank_options, options, common), options, common)
 
 
 def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Pruned:
-    """Cut, repair, export and validate what was selected; writes the files of the run folder."""
-    subject, plan, folder = selected.subject, selected.plan, RunFolder(common.out)
+    """Cut, repair, export and validate what was selected, in a folder that is held.
+
+    The files of the run replace those of the run before all at once, at the very end.
+    """
+    subject, plan, folder = selected.subject, selected.plan, RunFolder(common.out).staging
     kept = plan.kept(subject.graph)
     stages = _Stages(subject.timings, common.progress)
     with stages.next("prune"):
@@ -114,9 +120,13 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     manifest = _manifest(selected, repaired, verdict, report, latency, common)
     write(folder.manifest, manifest)
     write_report(folder, manifest, plan_record, ranking_record, network=network)
-    plots = write_run_plots(plan_record, ranking_record, network, folder.plots, options.plots)
+    run = RunFolder(common.out)
+    commit(run.path, run.replaced)
+    if selected.store is not None:
+        selected.store.clear()
+    plots = write_run_plots(plan_record, ranking_record, network, run.plots, options.plots)
     return Pruned(
-        subject=subject, plan=plan, manifest=manifest, report=report, folder=folder, plots=plots
+        subject=subject, plan=plan, manifest=manifest, report=report, folder=run, plots=plots
     )
 
 
@@ -154,7 +164,7 @@ def _manifest(
         seed=common.seed,
         model=subject.model,
         data=subject.source,
-        hashes=RunFolder(common.out).hashes(),
+        hashes=RunFolder(common.out).staging.hashes(),
         timings={stage: round(seconds, 3) for stage, seconds in subject.timings.items()},
         repair=_repair_record(repaired),
         accuracy=verdict.accuracy,

@@ -14,6 +14,7 @@ from graphprune.game.evaluation import Running
 from graphprune.game.games import DEFAULT_BAND
 from graphprune.graph import DependencyGraph
 from graphprune.load import ModelSource
+from graphprune.pipeline.holding import holding
 from graphprune.pipeline.options import Common, RankOptions, chosen_device
 from graphprune.pipeline.subject import Subject, prepare
 from graphprune.pipeline.timing import timed
@@ -23,10 +24,25 @@ from graphprune.steering import protected_groups
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """A ranking and the network that was ranked."""
+    """A ranking and the network that was ranked.
+
+    Args:
+        subject: The network.
+        ranking: Its ranking.
+        store: Where the state of the ranking is kept; None if nothing is to be written.
+    """
 
     subject: Subject
     ranking: Ranking
+    store: StateStore | None = None
+
+    def keep(self, common: Common) -> None:
+        """Write ``ranking.json`` in place of the state of the ranking; one rank does it."""
+        if self.store is None or not common.ranks.leads:
+            return
+        record = ranking_file(self.ranking, self.subject.model, self.subject.source)
+        write(RunFolder(common.out).ranking, record)
+        self.store.clear()
 
 
 def rank(
@@ -37,7 +53,10 @@ def rank(
     Raises:
         GraphpruneError: See :func:`prepare` and :func:`graphprune.criteria.rank`.
     """
-    return rank_subject(prepare(model, data, common), options, common)
+    with holding(common):
+        ranked = rank_subject(prepare(model, data, common), options, common)
+        ranked.keep(common)
+    return ranked
 
 
 def left_alone(subject: Subject, options: RankOptions) -> tuple[str, ...]:
@@ -50,9 +69,9 @@ def left_alone(subject: Subject, options: RankOptions) -> tuple[str, ...]:
 
 
 def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Ranked:
-    """Rank a prepared network and write ``ranking.json``.
+    """Rank a prepared network in a folder that is held; ranks share the work.
 
-    Ranks share the work; the leading one writes.
+    What is found is kept as the state of the ranking, until :meth:`Ranked.keep` writes the result.
     """
     folder, ranks = RunFolder(common.out), common.ranks
     check_alike(subject, options, common)
@@ -62,10 +81,7 @@ def rank_subject(subject: Subject, options: RankOptions, common: Common) -> Rank
         store = StateStore(path=folder.state, model=model_hash, resume=options.resume, ranks=ranks)
     with timed(subject.timings, "rank"):
         ranking = rank_graph(subject.graph, subject.data, options, common, store)
-    if store is not None and ranks.leads:
-        write(folder.ranking, ranking_file(ranking, subject.model, subject.source))
-        store.clear()
-    return Ranked(subject=subject, ranking=ranking)
+    return Ranked(subject=subject, ranking=ranking, store=store)
 
 
 def rank_graph(

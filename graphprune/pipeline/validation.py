@@ -25,6 +25,7 @@ from graphprune.game.masking import mask_network
 from graphprune.graph import DependencyGraph, trace
 from graphprune.load import LoadedModel, ModelSource, load_model
 from graphprune.load.source import SpecKind
+from graphprune.pipeline.holding import settle
 from graphprune.pipeline.options import Common, ValidateOptions
 from graphprune.pipeline.subject import check_owner, prepare, renumbered
 from graphprune.selection import PruningPlan
@@ -47,6 +48,7 @@ def validate_run(
         ArtifactError: A file is missing, damaged or of another run.
     """
     folder = RunFolder(common.out)
+    settle(folder)
     manifest = read(folder.manifest, ManifestFile)
     file = read(folder.plan, PlanFile)
     _check_hashes(folder, manifest)
