@@ -82,6 +82,7 @@ def command(
             precision=precision,
             trust=trust,
             argv=tuple(sys.argv),
+            dry_run=dry_run,
             unpin_outputs=options.unpinned(unpin_output),
             progress=progress,
             ranks=ranks,

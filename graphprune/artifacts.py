@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -476,7 +477,8 @@ def located(spec: str, folder: str) -> str:
     """Return a path (or ``path.py:factory``) that exists, here or in the recorded folder."""
     place, colon, name = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
     elsewhere = Path(folder) / place
-    if not Path(place).exists() and elsewhere.exists():
+    # Unlike Path.exists, this says no to a path that may not be looked at.
+    if not os.path.exists(place) and os.path.exists(elsewhere):  # noqa: PTH110
         return f"{elsewhere}{colon}{name}"
     return spec
 

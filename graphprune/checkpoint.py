@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from graphprune.distributed import ALONE, Ranks
 from graphprune.errors import ArtifactError
-from graphprune.files import replacing
+from graphprune.files import replacing, unreachable
 
 FORMAT = "graphprune/state/1"
 
@@ -112,13 +112,14 @@ class StateStore:
             self.path.unlink(missing_ok=True)
 
     def _found(self, identity: Mapping[str, str]) -> dict[str, Arrays]:
-        return self._read(identity) if self.resume and self.path.exists() else {}
+        there = self.path.exists() if unreachable(self.path) is None else True
+        return self._read(identity) if self.resume and there else {}
 
     def _read(self, identity: Mapping[str, str]) -> dict[str, Arrays]:
         try:
             arrays = _arrays_of(self.path)
             recorded = json.loads(str(arrays.pop(_IDENTITY)))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile, numpy and json raise unrelated types
             raise ArtifactError(
                 f"{self.path} is damaged: {error}", hint="start anew, without --resume"
             ) from error
@@ -244,6 +245,10 @@ def _arrays_of(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     with path.open("rb") as handle:
         if not zipfile.is_zipfile(handle):
             raise ValueError("it is no archive")
+        with zipfile.ZipFile(handle) as packed:
+            # Written uncompressed: nothing unpacks to more than is there.
+            if any(info.compress_type != zipfile.ZIP_STORED for info in packed.infolist()):
+                raise ValueError("it is compressed")
         handle.seek(0)
         with np.load(handle, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

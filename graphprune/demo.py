@@ -15,7 +15,7 @@ from graphprune.data import DataSource, as_batches
 from graphprune.errors import OptionError
 from graphprune.export import export_onnx, load_program
 from graphprune.fidelity import Fidelity, Judge
-from graphprune.files import replacing
+from graphprune.files import replacing, replacing_stream
 from graphprune.load import ModelSource
 from graphprune.pipeline import (
     Common,
@@ -140,8 +140,8 @@ def _run(common: Common) -> DemoResult:
     train, calibration, test = digits(seed)
     network = train_network(train, seed=seed, progress=common.progress)
     weights, images = out / "network.pt", out / "calibration.npz"
-    with replacing(weights) as temporary:
-        torch.save(network.state_dict(), temporary)
+    with replacing_stream(weights) as stream:
+        torch.save(network.state_dict(), stream)
     with replacing(images) as temporary:
         np.savez(temporary, x=calibration[0].numpy(), y=calibration[1].numpy())
     model = ModelSource(spec="graphprune.demo:DigitsNetwork", weights=str(weights))

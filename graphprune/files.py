@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from graphprune.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}\.tmp(\.\w+)?")
 """Names of the files that :func:`replacing` writes first."""
@@ -52,6 +57,39 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_stream(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a stream whose content replaces ``path`` when the block succeeds.
+
+    Writing to it never fails: torch's writer ends the whole process when a write does. What went
+    wrong is raised at the end of the block.
+
+    Raises:
+        ArtifactError: The folder cannot be written to, or the disk is full.
+    """
+    with replacing(path) as temporary, _Patient(temporary, "wb") as stream:
+        yield stream
+        if stream.error is not None:
+            raise stream.error
+
+
+class _Patient(io.FileIO):
+    """Takes bytes also where it cannot write them, and remembers why."""
+
+    error: OSError | None = None
+
+    def write(self, content: Buffer) -> int:
+        """Write everything, or nothing more once that has failed."""
+        left = memoryview(content).cast("B")
+        size = len(left)
+        while left and self.error is None:
+            try:
+                left = left[super().write(left) :]
+            except OSError as error:
+                self.error = error
+        return size
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what killed runs were writing into a folder with :func:`replacing`.
 
@@ -60,6 +98,17 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".*"):
         if _TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
+
+
+def unreachable(path: Path) -> str | None:
+    """Return why a path cannot be looked at; None if it can, or if nothing is there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

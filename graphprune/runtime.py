@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import ArtifactError, OptionError
+from graphprune.files import unreachable
 
 PROVIDERS = ("auto", "cpu", "cuda")
 
@@ -21,6 +22,9 @@ CPU = "CPUExecutionProvider"
 """onnxruntime's name of the provider that is always there."""
 
 _CUDA = "CUDAExecutionProvider"
+_LARGEST = 2**31
+"""Bytes that protobuf's own limit allows."""
+
 _ERROR, _FATAL = 3, 4
 """onnxruntime's log levels: what is said less loudly than this is not said at all."""
 
@@ -86,8 +90,7 @@ def open_session(
     """
     if provider not in PROVIDERS:
         raise OptionError(f"provider {provider!r} is none of {', '.join(PROVIDERS)}")
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path}", hint="export the network first")
+    require_onnx_file(path)
     try:
         options = session_options(threads)
         if not optimized:
@@ -102,6 +105,27 @@ def open_session(
             if lacks
             else "it is damaged or no ONNX file; export the network again",
         ) from error
+
+
+def require_onnx_file(path: Path) -> None:
+    """Refuse, unread, what can be no ONNX file.
+
+    Raises:
+        ArtifactError: Nothing is there, it may not be looked at, or it is too large.
+    """
+    refusal = unreachable(path)
+    if refusal is not None:
+        raise ArtifactError(
+            f"{path} cannot be read: {refusal}",
+            hint="check its permissions, and those of its folder",
+        )
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}", hint="export the network first")
+    if path.stat().st_size > _LARGEST:
+        raise ArtifactError(
+            f"{path} has {path.stat().st_size} bytes; an ONNX file has less than {_LARGEST}",
+            hint="export the network again, with its weights in a file beside it",
+        )
 
 
 def _wanted(provider: str) -> list[Any]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from graphprune.errors import ArtifactError
+from graphprune.files import unreachable
 
 _STAGING = ".staging"
 _COMMIT = ".commit"
@@ -45,7 +46,8 @@ def commit(folder: Path, names: Sequence[str]) -> None:
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a set of files was being moved into a folder when the run was killed."""
-    return (folder / _COMMIT).exists()
+    made = folder / _COMMIT
+    return unreachable(made) is None and made.exists()
 
 
 def finish(folder: Path, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from graphprune.data.source import DataSource
 from graphprune.data.validate import require_labels
 from graphprune.errors import DataError
 from graphprune.factories import call_factory
+from graphprune.files import unreachable
 
 _ARRAYS = (".npy", ".npz", ".safetensors")
 _FORMS = (
@@ -80,6 +81,12 @@ def _from_factory(source: DataSource, batch_size: int) -> CalibrationBatches:
 
 def _existing(spec: str) -> Path:
     path = Path(spec).expanduser()
+    refusal = unreachable(path)
+    if refusal is not None:
+        raise DataError(
+            f"data {spec} cannot be read: {refusal}",
+            hint="check its permissions, and those of its folder",
+        )
     if not path.exists():
         if "/" not in spec and not path.suffix:
             raise DataError(

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError
-from graphprune.files import replacing
+from graphprune.files import replacing_stream
 from graphprune.load.exported import read_program
 from graphprune.signature import a_weight
 from graphprune.surgery import PrunedModel, as_pruned_model
@@ -90,7 +90,7 @@ def save_program(
         TraceError: ``torch.export`` refuses the network.
     """
     program = program_of(model, example_inputs) if program is None else program
-    with replacing(Path(path)) as temporary, temporary.open("wb") as stream, quiet_export():
+    with replacing_stream(Path(path)) as stream, quiet_export():
         # Through a stream, because torch writes the name of a file into the file.
         torch.export.save(program, stream)
 

@@ -8,7 +8,9 @@ from enum import Enum
 from pathlib import Path
 
 from graphprune.errors import ModelError
+from graphprune.files import unreachable
 
+_PERMISSIONS = "check its permissions, and those of its folder"
 _KNOWN = (".pt", ".pth", ".pt2", ".safetensors", ".py")
 
 
@@ -34,6 +36,9 @@ def existing_file(spec: str, *, what: str) -> Path:
         ModelError: Nothing is there, or a folder, or an empty file.
     """
     path = Path(spec).expanduser()
+    refusal = unreachable(path)
+    if refusal is not None:
+        raise ModelError(f"{what} {spec} cannot be read: {refusal}", hint=_PERMISSIONS)
     if path.is_dir():
         raise ModelError(f"{what} {spec} is a folder, not a file", hint="name the file inside it")
     if not path.exists():
@@ -44,7 +49,7 @@ def existing_file(spec: str, *, what: str) -> Path:
     except OSError as reason:
         raise ModelError(
             f"{what} {spec} cannot be read: {reason.strerror or reason}",
-            hint="check its permissions",
+            hint=_PERMISSIONS,
         ) from reason
     if empty:
         raise ModelError(f"{what} {spec} is empty (0 bytes)", hint="save or download it again")

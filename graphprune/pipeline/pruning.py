@@ -119,8 +119,8 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     network = draw(subject.graph, kept)
     manifest = _manifest(selected, repaired, verdict, report, latency, common)
     write(folder.manifest, manifest)
-    write_report(folder, manifest, plan_record, ranking_record, network=network)
     run = RunFolder(common.out)
+    write_report(run, manifest, plan_record, ranking_record, network=network, path=folder.report)
     commit(run.path, run.replaced)
     if selected.store is not None:
         selected.store.clear()

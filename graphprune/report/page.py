@@ -23,21 +23,23 @@ def write_report(
     ranking: RankingFile,
     *,
     network: str = "",
+    path: Path | None = None,
 ) -> None:
     """Write ``report.html`` into a run's folder, whole or not at all.
 
     Args:
-        folder: Where to.
+        folder: The run's folder, which may also hold a comparison.
         manifest: How the files came about, and whether they passed validation.
         plan: What was removed.
         ranking: The scores it was removed by.
         network: The network, drawn with its widths before and after, as an SVG element.
+        path: Where to write; the folder's ``report.html`` by default.
 
     Raises:
         ArtifactError: The file cannot be written, or ``ranking`` scores other groups than ``plan``.
     """
     pictures = pictures_of(folder, manifest, network)
-    write_text(folder.report, render(manifest, plan, ranking, pictures))
+    write_text(folder.report if path is None else path, render(manifest, plan, ranking, pictures))
 
 
 def render(

@@ -9,6 +9,7 @@ import onnx
 from onnx.external_data_helper import ExternalDataInfo
 
 from graphprune.errors import ArtifactError
+from graphprune.runtime import require_onnx_file
 from graphprune.verify.report import Check
 
 _LISTED = 3
@@ -23,8 +24,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     Raises:
         ArtifactError: It is missing, damaged or no ONNX file, or weights beside it are missing.
     """
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path}", hint="export the network first")
+    require_onnx_file(path)
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf and onnx raise unrelated types
