@@ -173,7 +173,8 @@ def check_efficiency(subject: Subject) -> None:
     if subject.promise.efficient:
         np.testing.assert_allclose(estimate.per_image.sum(1), full - empty, rtol=1e-9)
     error = abs(estimate.values.sum() - (full - empty).mean())
-    assert error <= 5 * estimate.stderr.sum() + 1e-9
+    # Three, not five: a sum of standard errors is already larger than the error of the sum.
+    assert error <= 3 * estimate.stderr.sum() + 1e-9
 
 
 def check_additive(subject: Subject) -> None:
