@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from graphprune_cli import console, options
 
 if TYPE_CHECKING:
-    from graphprune.verify import Settings, ValidationReport
+    from graphprune.verify import Divergence, Settings, ValidationReport
 
 Subjects = Annotated[
     list[str] | None,
@@ -98,8 +99,9 @@ def command(
             report = pipeline.validate_files(source, Path(given[1]), images, wanted, common)
         else:
             report = pipeline.validate_run(images, wanted, common)
+        witnesses = pipeline.save_divergence(report, common)
         progress("validate", 1, 1)
-    _show(report, as_json=as_json)
+    _show(report, witnesses, as_json=as_json)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -150,15 +152,32 @@ def _tolerances(given: list[str] | None, option: str) -> dict[str, float]:
     return found
 
 
-def _show(report: ValidationReport, *, as_json: bool) -> None:
+def say_divergence(found: Divergence, witnesses: Sequence[Path]) -> None:
+    """Say where a file parts from its network."""
+    error = "" if found.error is None else f", by {found.error:.1e} ({found.case})"
+    console.say_wrapped(f"first difference: node {found.node} ({found.op}){error}")
+    for title, names in (
+        ("value", (found.value,)),
+        ("module", (console.place(found.module, found.source),)),
+        ("weights", found.weights),
+        ("group", found.groups),
+        ("shown by", tuple(map(str, witnesses))),
+    ):
+        if any(names):
+            console.say_list(title, names, "  ")
+
+
+def _show(report: ValidationReport, witnesses: Sequence[Path], *, as_json: bool) -> None:
     if as_json:
         from graphprune.artifacts import as_json as plain
         from graphprune.pipeline import validation_record
 
-        console.print_json(plain(validation_record(report)))
+        console.print_json(plain(validation_record(report, witnesses)))
         return
     console.print_table("validation", ["check", "", "error"], check_rows(report), numbers=False)
     for check in report.checks:
         if not check.ok:
-            console.say(f"FAILED {check.name}: {check.detail}")
+            console.say_wrapped(f"FAILED {check.name}: {check.detail}")
+    if report.divergence is not None:
+        say_divergence(report.divergence, witnesses)
     console.say("the same network" if report.ok else "NOT the same network")

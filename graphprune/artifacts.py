@@ -259,11 +259,30 @@ class CheckRecord(_Record):
     cosine: Error = None
 
 
+class DivergenceRecord(_Record):
+    """Where a file parts from its network, see :class:`graphprune.verify.report.Divergence`.
+
+    ``files``: what shows it, see :func:`graphprune.verify.save_witness`.
+    """
+
+    case: str
+    node: str
+    op: str
+    value: str
+    error: Error
+    module: str
+    source: str
+    weights: tuple[str, ...]
+    groups: tuple[str, ...]
+    files: tuple[str, ...]
+
+
 class ValidationRecord(_Record):
     """A whole validation."""
 
     ok: bool
     checks: tuple[CheckRecord, ...]
+    divergence: DivergenceRecord | None = None
 
 
 class IntervalRecord(_Record):
@@ -382,6 +401,11 @@ class RunFolder:
     def plots(self) -> Path:
         """``plots/``: pictures of the run, where they were asked for."""
         return self.path / "plots"
+
+    @property
+    def divergence(self) -> Path:
+        """``divergence``: the part of an ONNX file that shows where it parts from its network."""
+        return self.path / "divergence"
 
     @property
     def state(self) -> Path:

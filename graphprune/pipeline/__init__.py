@@ -22,7 +22,12 @@ from graphprune.pipeline.pruning import Pruned, carry_out, prune
 from graphprune.pipeline.ranking import Ranked, left_alone, rank, rank_subject
 from graphprune.pipeline.recording import choice_notes, choice_record, step_record
 from graphprune.pipeline.subject import Subject, prepare
-from graphprune.pipeline.validation import validate_files, validate_run, validation_record
+from graphprune.pipeline.validation import (
+    save_divergence,
+    validate_files,
+    validate_run,
+    validation_record,
+)
 
 __all__ = [
     "DEVICES",
@@ -53,6 +58,7 @@ __all__ = [
     "prune",
     "rank",
     "rank_subject",
+    "save_divergence",
     "step_record",
     "validate_files",
     "validate_run",

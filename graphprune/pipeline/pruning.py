@@ -34,7 +34,7 @@ from graphprune.pipeline.planning import Selected, plan_run, repairing
 from graphprune.pipeline.recording import choice_notes, choice_record, step_record
 from graphprune.pipeline.subject import Subject, renumbered
 from graphprune.pipeline.timing import timed
-from graphprune.pipeline.validation import planned_shapes, validation_record
+from graphprune.pipeline.validation import planned_shapes, save_divergence, validation_record
 from graphprune.progress import Progress
 from graphprune.repairs import RepairResult
 from graphprune.report import write_report, write_run_plots
@@ -169,7 +169,7 @@ def _manifest(
         repair=_repair_record(repaired),
         accuracy=verdict.accuracy,
         latency=None if latency is None else latency_record(latency),
-        validation=validation_record(report),
+        validation=validation_record(report, save_divergence(report, common)),
         notes=(*subject.notes, *choice_notes(selected.choice)),
         steps=tuple(map(step_record, selected.steps)),
         candidates=choice_record(selected.choice),

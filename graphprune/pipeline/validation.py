@@ -11,6 +11,7 @@ from torch import nn
 
 from graphprune.artifacts import (
     CheckRecord,
+    DivergenceRecord,
     ManifestFile,
     PlanFile,
     RunFolder,
@@ -31,7 +32,14 @@ from graphprune.pipeline.subject import check_owner, prepare, renumbered
 from graphprune.selection import PruningPlan
 from graphprune.surgery import cut
 from graphprune.tracing import named_tensors
-from graphprune.verify import Background, ValidationReport, same_weights, validate
+from graphprune.verify import (
+    Background,
+    Divergence,
+    ValidationReport,
+    same_weights,
+    save_witness,
+    validate,
+)
 from graphprune.verify.contents import read_onnx
 from graphprune.verify.declared import DeclaredInput, declared_inputs
 
@@ -141,8 +149,13 @@ def _loaded(model: ModelSource, declared: Sequence[DeclaredInput], common: Commo
     return load_model(model, trust=common.trust)
 
 
-def validation_record(report: ValidationReport) -> ValidationRecord:
-    """Describe a validation."""
+def validation_record(report: ValidationReport, witnesses: Sequence[Path] = ()) -> ValidationRecord:
+    """Describe a validation.
+
+    Args:
+        report: The validation.
+        witnesses: What :func:`save_divergence` wrote.
+    """
     return ValidationRecord(
         ok=report.ok,
         checks=tuple(
@@ -161,6 +174,37 @@ def validation_record(report: ValidationReport) -> ValidationRecord:
             )
             for check in report.checks
         ),
+        divergence=_divergence_record(report.divergence, witnesses),
+    )
+
+
+def save_divergence(report: ValidationReport, common: Common) -> tuple[Path, ...]:
+    """Write what shows where a file parts from its network; returns no files if there is nothing.
+
+    Raises:
+        ArtifactError: The folder cannot be written to.
+    """
+    if report.divergence is None or common.dry_run:
+        return ()
+    return save_witness(report.divergence, RunFolder(common.out).divergence)
+
+
+def _divergence_record(
+    divergence: Divergence | None, witnesses: Sequence[Path]
+) -> DivergenceRecord | None:
+    if divergence is None:
+        return None
+    return DivergenceRecord(
+        case=divergence.case,
+        node=divergence.node,
+        op=divergence.op,
+        value=divergence.value,
+        error=divergence.error,
+        module=divergence.module,
+        source=divergence.source,
+        weights=divergence.weights,
+        groups=divergence.groups,
+        files=tuple(map(str, witnesses)),
     )
 
 

@@ -1,8 +1,9 @@
 """Verify: prove, number by number, that several forms of one network compute the same function."""
 
 from graphprune.verify.cases import Settings
+from graphprune.verify.locating import save_witness
 from graphprune.verify.precision import as_double
-from graphprune.verify.report import Check, ValidationReport, raise_for
+from graphprune.verify.report import Check, Divergence, ValidationReport, raise_for
 from graphprune.verify.tolerances import Tolerance
 from graphprune.verify.validation import Background, validate
 from graphprune.verify.weights import same_weights
@@ -10,11 +11,13 @@ from graphprune.verify.weights import same_weights
 __all__ = [
     "Background",
     "Check",
+    "Divergence",
     "Settings",
     "Tolerance",
     "ValidationReport",
     "as_double",
     "raise_for",
     "same_weights",
+    "save_witness",
     "validate",
 ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import onnx
+from torch import Tensor
+
 from graphprune.errors import ValidationError
 
 
@@ -38,15 +41,61 @@ class Check:
     tolerance: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Witness:
+    """What shows a divergence.
+
+    Args:
+        model: The nodes from the last values that agree to the first that differs.
+        inputs: Values that agree, by name.
+        expected: What the network computes there; None where that is unknown.
+    """
+
+    model: onnx.ModelProto
+    inputs: dict[str, Tensor]
+    expected: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Divergence:
+    """Where a file parts from its network.
+
+    Args:
+        case: Which inputs show it.
+        node: Name of the file's node.
+        op: Its operator.
+        value: The value that it computes.
+        error: Largest difference there, as a share of the largest magnitude; None if unknown.
+        module: Dotted path of the network's module that computes the value.
+        source: ``file:line`` of the call, where known.
+        weights: Weights that take part.
+        groups: Pruning groups that these weights compute units of, or else read.
+        witness: The part of the file that shows it.
+    """
+
+    case: str
+    node: str
+    op: str
+    value: str
+    error: float | None
+    module: str
+    source: str
+    weights: tuple[str, ...]
+    groups: tuple[str, ...]
+    witness: Witness
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationReport:
     """All checks of a validation.
 
     Args:
         checks: In the order in which they were made.
+        divergence: Where onnxruntime parts from torch, if it does and that could be found.
     """
 
     checks: tuple[Check, ...]
+    divergence: Divergence | None = None
 
     @property
     def ok(self) -> bool:

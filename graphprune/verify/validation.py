@@ -30,7 +30,8 @@ from graphprune.verify.forms import (
     runnable,
     torch_form,
 )
-from graphprune.verify.report import Check, ValidationReport
+from graphprune.verify.locating import locate
+from graphprune.verify.report import Check, Divergence, ValidationReport
 from graphprune.verify.structure import (
     Shape,
     check_batch,
@@ -117,10 +118,14 @@ def validate(  # noqa: PLR0913 - one for each form
         checks.append(same_weights(pruned, reloaded, name="reloaded weights"))
         same = Limits(default=Limit(relative=SAME))
         checks += check_equal("reloaded = pruned", form, torch_form(reloaded), cases.random(), same)
+    divergence = None
     if all(check.ok for check in checks if check.name == "inputs"):
         runtime = _Runtime(path=path, file=file, session=session, limits=limits)
-        checks += runtime.check(form, cases, data)
-    return ValidationReport(checks=(*checks, *extra))
+        compared = runtime.check(form, cases, data)
+        checks += compared
+        if not all(check.ok for check in compared):
+            divergence = runtime.locate(pruned, form, cases, background.graph)
+    return ValidationReport(checks=(*checks, *extra), divergence=divergence)
 
 
 def _structure(
@@ -180,6 +185,15 @@ class _Runtime:
         if data is not None:
             checks += check_on_data(reference, other, cases.real(data), self.limits)
         return checks
+
+    def locate(
+        self, network: nn.Module, reference: Form, cases: Cases, graph: DependencyGraph | None
+    ) -> Divergence | None:
+        """Find where the two part."""
+        sizes = [case for some in cases.other_sizes().values() for case in some]
+        forms = reference, onnx_form(self.session)
+        drawn = [*cases.random(), *runnable(reference, sizes)]
+        return locate(network, self.file, forms, drawn, self.limits, graph)
 
     def _check_unoptimized(self, reference: Form, cases: Cases) -> Sequence[Check]:
         """Compare without onnxruntime's own rewriting, which could hide a fault or make one."""

@@ -198,6 +198,22 @@ def test_one_moved_weight_in_two_files_is_caught(run: Run, pruned: Path, name: s
     assert "NOT the same network" in found.stdout
 
 
+def test_a_failure_is_located(run: Run, pruned: Path) -> None:
+    edit_onnx(pruned / "pruned.onnx")
+    found = run("validate", *FILES, "--out", "found", "-q")
+    assert found.code == 1
+    text = " ".join(found.stdout.split())
+    assert "first difference: node" in text
+    assert "module: stem" in text
+    assert "group: stem.weight" in text
+    assert "found/divergence/submodel.onnx" in text
+    assert max(map(len, found.stdout.splitlines())) <= 80
+    divergence = run("validate", *FILES, "--out", "found", "-q", "--json").json["divergence"]
+    assert divergence["groups"] == ["stem.weight"]
+    for file in divergence["files"]:
+        assert (pruned.parent / file).is_file()
+
+
 def test_the_files_of_two_runs_are_caught(run: Run, pruned: Path) -> None:
     assert run("validate", *FILES, "-q").code == 0
     assert run("validate", FILES[0], "other/pruned.onnx", "-q").code == 1
