@@ -76,6 +76,7 @@ def test_no_command_is_left_out_or_made_up() -> None:
         (artifacts.IntervalRecord, "## manifest.json"),
         (artifacts.ValidationRecord, "## manifest.json"),
         (artifacts.CheckRecord, "## manifest.json"),
+        (artifacts.DivergenceRecord, "## manifest.json"),
         (CompareFile, "## compare.json"),
         (artifacts.ModelRecord, "## Model and data"),
         (artifacts.DataRecord, "## Model and data"),
