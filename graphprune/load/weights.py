@@ -30,7 +30,7 @@ def apply_weights(module: nn.Module, spec: str, *, trust: bool) -> None:
     Raises:
         ModelError: The file holds no state dict, or one of another architecture.
     """
-    state = _without_prefix(_state_of(_read(spec, trust=trust), spec))
+    state = _with_ties(module, _without_prefix(_state_of(_read(spec, trust=trust), spec)))
     _require_fit(module, state, spec)
     module.load_state_dict(state, strict=True)
 
@@ -87,6 +87,14 @@ def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if all(name.startswith(_PREFIX) for name in state):
         return {name.removeprefix(_PREFIX): value for name, value in state.items()}
     return state
+
+
+def _with_ties(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give all names of a tied parameter what the file holds under one of them."""
+    named = dict(module.named_parameters(remove_duplicate=False))
+    held = {id(named[name]): value for name, value in state.items() if name in named}
+    ties = {name: held[id(its)] for name, its in named.items() if id(its) in held}
+    return {**ties, **state}
 
 
 def _require_fit(module: nn.Module, state: dict[str, torch.Tensor], spec: str) -> None:

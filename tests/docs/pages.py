@@ -9,7 +9,8 @@ from pathlib import Path
 DOCS = Path(__file__).parents[2] / "docs"
 
 _FENCE = re.compile(
-    r"^(?P<slow><!-- slow -->\n+)?^```(?P<kind>\w+)(?P<title>[^\n]*)\n(?P<text>.*?)^```$",
+    r"^(?:(?P<slow><!-- slow -->)\n+)?(?:<!-- not run: (?P<reason>[^\n]+) -->\n+)?"
+    r"^```(?P<kind>\w+)(?P<title>[^\n]*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -25,6 +26,7 @@ class Block:
         title: File name that it is shown under, or ''.
         slow: Whether it is marked with ``<!-- slow -->``.
         output: What it prints, where a ``text`` block follows directly.
+        not_run: Why it is not run, where it is marked with ``<!-- not run: REASON -->``.
     """
 
     kind: str
@@ -33,6 +35,13 @@ class Block:
     title: str
     slow: bool
     output: str | None = None
+    not_run: str = ""
+
+    @property
+    def commands(self) -> list[str]:
+        """What is typed into a console, line by line, continued lines joined."""
+        joined = self.text.replace("\\\n", " ")
+        return [line[2:].strip() for line in joined.splitlines() if line.startswith("$ ")]
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -49,7 +58,9 @@ def blocks_of(page: Path) -> list[Block]:
             line = text.count("\n", 0, match.start("text")) + 1
             slow = match["slow"] is not None
             name = title[1] if title else ""
-            found.append(Block(match["kind"], match["text"], line, name, slow))
+            reason = match["reason"] or ""
+            block = Block(match["kind"], match["text"], line, name, slow, not_run=reason)
+            found.append(block)
         end = match.end()
     return found
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch as safetensors_torch
 import torch
 from torch import nn
 
 from graphprune.errors import ModelError, TrustError
 from graphprune.load import ModelSource, load_model, model_hash
 from graphprune.load.source import SpecKind
+from graphprune.load.weights import apply_weights
 from tests.load.helpers import Touch, saved, small_cnn
 
 _NETWORK = """
@@ -280,6 +282,21 @@ def test_old_state_dicts_and_safetensors(tmp_path: Path, network: str) -> None:
         for name in ("w.pt", "w.safetensors")
     }
     assert len(hashes) == 1
+
+
+def test_tied_weights_may_be_there_once(tmp_path: Path) -> None:
+    def tied() -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+        model[2].weight = model[0].weight
+        return model
+
+    saved, model = tied(), tied()
+    path = tmp_path / "w.safetensors"
+    safetensors_torch.save_model(saved, str(path))
+    assert len(safetensors_torch.load_file(path)) == len(saved.state_dict()) - 1
+    apply_weights(model, str(path), trust=False)
+    torch.testing.assert_close(model.state_dict(), saved.state_dict(), rtol=0, atol=0)
+    assert model[0].weight is model[2].weight
 
 
 def test_weights_that_do_not_fit(tmp_path: Path, network: str) -> None:
