@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from graphprune.artifacts import ManifestFile, RunFolder, read
 from graphprune.comparison import CompareFile, against_ratio, comparison_of
 from graphprune.errors import ArtifactError
-
-_NONE = Markup()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +23,8 @@ class Pictures:
         comparison_of: What that was measured on, or why a comparison in the folder is not shown.
     """
 
-    network: Markup = _NONE
-    comparison: Markup = _NONE
+    network: str = ""
+    comparison: str = ""
     comparison_of: str = ""
 
 
@@ -40,20 +36,19 @@ def pictures_of(folder: RunFolder, manifest: ManifestFile, network: str) -> Pict
         manifest: Says which network was pruned; a comparison of another is not shown.
         network: The network, drawn.
     """
-    drawn = Markup(network)
     path = folder.path / "compare.json"
     if not path.exists():
-        return Pictures(network=drawn)
+        return Pictures(network=network)
     try:
         file = read(path, CompareFile)
     except ArtifactError as error:
-        return Pictures(network=drawn, comparison_of=f"No comparison is shown: {error.message}.")
+        return Pictures(network=network, comparison_of=f"No comparison is shown: {error.message}.")
     if file.model.sha256 != manifest.model.sha256:
-        return Pictures(network=drawn, comparison_of="compare.json is of another network.")
+        return Pictures(network=network, comparison_of="compare.json is of another network.")
     conditions = file.conditions
     return Pictures(
-        network=drawn,
-        comparison=Markup(against_ratio(comparison_of(file))),
+        network=network,
+        comparison=against_ratio(comparison_of(file)),
         comparison_of=f"From compare.json: judged on {conditions.n_judging:,} images that neither "
         f"ranked nor repaired; each seed drew {conditions.n_drawn:,} others.",
     )

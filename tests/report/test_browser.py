@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from markupsafe import Markup
 from PIL import Image
 
 from graphprune.drawing import draw
@@ -54,7 +53,7 @@ def browse(page: Path, profile: Path, *arguments: str) -> subprocess.CompletedPr
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     graph = traced("Residual")
-    network = Markup(draw(graph, random_kept(graph, 0.4, 0)))
+    network = draw(graph, random_kept(graph, 0.4, 0))
     path = tmp_path / "report.html"
     path.write_text(
         render(runs.manifest(), runs.plan(), runs.ranking(), Pictures(network=network)),

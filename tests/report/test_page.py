@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from markupsafe import Markup
 
 import graphprune as gp
 from graphprune.artifacts import (
@@ -197,9 +196,7 @@ def a_picture() -> str:
 
 
 def test_the_network_is_drawn_with_both_widths() -> None:
-    html = render(
-        runs.manifest(), runs.plan(), runs.ranking(), Pictures(network=Markup(a_picture()))
-    )
+    html = render(runs.manifest(), runs.plan(), runs.ranking(), Pictures(network=a_picture()))
     page = read(html)
     assert "svg" in page.tags
     assert re.search(r"group 1 · 8 → \d channels", page.text)
