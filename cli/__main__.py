@@ -9,6 +9,7 @@ import typer
 
 import graphprune
 from graphprune_cli import bench, compare, console, demo, doctor, inspect, prune, rank, validate
+from graphprune_cli.config import configurable
 
 app = typer.Typer(
     name="graphprune",
@@ -38,7 +39,7 @@ def _root(
 
 
 for _module in (inspect, rank, prune, validate, compare, bench, demo, doctor):
-    app.command(_module.__name__.rpartition(".")[2])(_module.command)
+    app.command(_module.__name__.rpartition(".")[2])(configurable(_module.command))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from graphprune.progress import Progress
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 INTERRUPTED = 130
 USAGE = 2
@@ -48,6 +49,14 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
             _fail(*_explained(error))
 
     return run
+
+
+def explained(call: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Call a function outside of a command; its errors end in a sentence, too."""
+    try:
+        return call(*arguments, **options)
+    except GraphpruneError as error:
+        _fail(*_explained(error))
 
 
 @contextmanager
@@ -94,7 +103,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
     ), USAGE
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     first, _, rest = message.partition("\n")
     typer.secho(f"error: {first}", err=True, fg=typer.colors.RED, bold=True)
     if rest:
