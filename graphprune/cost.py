@@ -121,26 +121,37 @@ class CostModel:
             latency=_sum(self._latency, lengths) if self._latency else None,
         )
 
-    def marginal(self, kind: str) -> Floats:
-        """Return, for every unit, the cost that goes if it alone is removed: (n_units,)."""
+    def marginal(self, kind: str, kept: Kept | None = None) -> Floats:
+        """Return, for every unit, what it costs: (n_units,).
+
+        Args:
+            kind: ``units``, ``params``, ``macs`` or ``latency``.
+            kept: A coalition, (n_units,) Bool; all units by default. A unit in it costs what goes
+                if it alone is removed, another what comes if it alone is added.
+        """
         if kind == "units":
             return np.ones(self._graph.n_units)
+        present = self._graph.all_kept() if kept is None else np.asarray(kept, bool)
         saved = np.zeros(self._graph.n_units)
-        lengths = self._lengths(self._graph.all_kept())
+        lengths = self._lengths(present)
         products = {"params": self._params, "macs": self._macs, "latency": self._latency}
         for product in products[kind]:
-            self._add_savings(saved, product, lengths)
+            self._add_savings(saved, product, lengths, present)
         return saved
 
-    def _add_savings(self, saved: Floats, product: _Product, lengths: Floats) -> None:
+    def _add_savings(
+        self, saved: Floats, product: _Product, lengths: Floats, present: Kept
+    ) -> None:
         if not product.axes:
             return
         touched = np.unique(np.concatenate([self._units[row] for row in product.axes]))
         touched = touched[touched >= 0]
-        after = np.full(touched.size, product.constant)
+        before, after = (np.full(touched.size, product.constant) for _ in range(2))
         for row in product.axes:
-            after *= lengths[row] - self._counts_of(row, touched)
-        before = product.constant * math.prod(lengths[row] for row in product.axes)
+            counts = self._counts_of(row, touched)
+            with_it = lengths[row] + counts * ~present[touched]
+            before *= with_it
+            after *= with_it - counts
         saved[touched] += before - after
 
     def _counts_of(self, row: int, units: UnitIds) -> Floats:

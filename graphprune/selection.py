@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ It yields where the budget cannot be reached otherwise.
 
 Units = npt.NDArray[np.int64]
 """Numbers of units, counted over the whole network."""
+
+_PRICINGS = 16
+"""Costs of units are looked at again whenever so large a part of the whole cost has gone."""
 
 _ROUNDING = 1e-9
 """A ratio that is missed by less is reached: fractions are sums of floats."""
@@ -139,7 +143,8 @@ def select(
     With ``scope="group"`` the same fraction of every group goes, lowest scores first: of units, to
     the nearest whole number in every group; of parameters or multiply-accumulates, or where widths
     are rounded, the smallest fraction that reaches the budget. With ``scope="global"`` all units
-    compete by score per cost until the budget is reached; a fifth of every group goes last, so that
+    compete by score per cost, at the mean of what a unit costs in the whole network and in what is
+    left of it by then, until the budget is reached; a fifth of every group goes last, so that
     no layer collapses while others can give. No axis of any tensor is emptied. A larger ratio
     removes what a smaller one does, and more. A ratio of the latency is one of what the model
     predicts, and widths are those that run fast, as the model has found them.
@@ -292,10 +297,32 @@ class _Chooser:
 
     def globally(self, ratio: float) -> Kept:
         """Remove the units that are worth least for what they cost."""
-        order = self._gone_first(self._value_per_cost())
-        first = self._removable(order, SHARE_KEPT_LONGEST)
-        sequence = self._removable(np.concatenate([first, order[~np.isin(order, first)]]))
+        sequence = np.zeros(0, np.int64)
+        for share in (SHARE_KEPT_LONGEST, 0.0):
+            sequence = self._continued(sequence, share)
         return self._smallest(ratio, sequence.size, lambda k: self._without(sequence[:k]))
+
+    def _continued(self, sequence: Units, share: float) -> Units:
+        """Go on with an order of removal until every group has this share of its units left.
+
+        It does not depend on a ratio, so that choices are nested.
+        """
+        while True:
+            order = self._gone_first(self._value_per_cost(sequence))
+            order = np.concatenate([sequence, order[~np.isin(order, sequence)]])
+            longer = self._removable(order, share)
+            if longer.size == sequence.size:
+                return sequence
+            until = self._share_gone(sequence) + 1 / _PRICINGS
+            counts = range(sequence.size + 1, longer.size)
+            more = bisect_left(counts, until, key=lambda k: self._share_gone(longer[:k]))
+            sequence = longer[: sequence.size + 1 + more]
+
+    def _share_gone(self, sequence: Units) -> float:
+        """Return the share of the cost that goes with these units, whatever widths are allowed."""
+        kept = self._graph.all_kept()
+        kept[sequence] = False
+        return self._reached(kept)
 
     def _fractions(self) -> Scores:
         """For every unit, the fraction of its group at which it goes, (n_units,)."""
@@ -309,8 +336,15 @@ class _Chooser:
         """Return the units by ascending key, after those that are gone."""
         return np.lexsort((keys, ~self._gone))
 
-    def _value_per_cost(self) -> Scores:
-        cost = self.costs.marginal(self._of)
+    def _value_per_cost(self, sequence: Units) -> Scores:
+        """Return what units are worth for what they cost on average along an order of removal.
+
+        A unit that is read by layers which shrink, too, costs less by then. (The integral of the
+        marginal cost along the way is its Aumann-Shapley price; two points stand for it.)
+        """
+        kept = self._graph.all_kept()
+        kept[sequence] = False
+        cost = (self._cost_at_first + self.costs.marginal(self._of, kept)) / 2
         cost = np.maximum(cost / max(cost.mean(), 1e-300), 1e-12)
         # A harmful unit (score below zero) is the better to remove the more it costs.
         per_cost: Scores = np.where(self._scores > 0, self._scores / cost, self._scores * cost)
@@ -321,19 +355,35 @@ class _Chooser:
 
         Every group keeps its floor and this share of its units, every axis one entry.
         """
-        limits = [(np.arange(*_ends(g)), self._floor(g, share)) for g in self._groups]
-        limits += [(needed, 1) for needed in self._graph.needed]
-        left = np.array([units.size - floor for units, floor in limits])
-        sets_of: list[list[int]] = [[] for _ in range(order.size)]
-        for place, (units, _) in enumerate(limits):
-            for unit in units.tolist():
-                sets_of[unit].append(place)
+        floors = [self._floor(group, share) for group in self._groups]
+        floors += [1] * len(self._graph.needed)
+        left = [len(units) - floor for units, floor in zip(self._limited, floors, strict=True)]
         sequence = []
         for unit in order[~self._locked[order]].tolist():
-            if (left[sets_of[unit]] > 0).all():
-                left[sets_of[unit]] -= 1
+            places = self._limits_of[unit]
+            if all(left[place] > 0 for place in places):
+                for place in places:
+                    left[place] -= 1
                 sequence.append(unit)
         return np.array(sequence, np.int64)
+
+    @cached_property
+    def _limited(self) -> list[Units]:
+        """Sets of units of which some must stay: every group, and what makes up an axis."""
+        return [*(np.arange(*_ends(group)) for group in self._groups), *self._graph.needed]
+
+    @cached_property
+    def _limits_of(self) -> list[list[int]]:
+        """For every unit, the sets that it is in."""
+        places: list[list[int]] = [[] for _ in range(self._graph.n_units)]
+        for place, units in enumerate(self._limited):
+            for unit in units.tolist():
+                places[unit].append(place)
+        return places
+
+    @cached_property
+    def _cost_at_first(self) -> Scores:
+        return self.costs.marginal(self._of)
 
     @property
     def _groups(self) -> tuple[PruningGroup, ...]:

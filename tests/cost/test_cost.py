@@ -59,6 +59,18 @@ def test_a_units_cost_is_what_goes_with_it(graph: DependencyGraph) -> None:
             assert saved >= (kind != "macs")
 
 
+def test_a_units_cost_in_a_coalition_is_what_goes_or_comes_with_it(graph: DependencyGraph) -> None:
+    costs = CostModel(graph)
+    coalition = random_kept(graph, 0.4, 0)
+    for kind in ("params", "macs"):
+        found = costs.marginal(kind, coalition)
+        for unit in range(0, graph.n_units, 3):
+            with_it, without_it = coalition.copy(), coalition.copy()
+            with_it[unit], without_it[unit] = True, False
+            saved = costs.total(with_it).of(kind) - costs.total(without_it).of(kind)
+            assert found[unit] == pytest.approx(saved, abs=1.01)
+
+
 def test_by_hand() -> None:
     """Residual: stem 3->8, a 8->6, b 6->8 (all 3x3 on 8x8 positions), fc 8->5."""
     graph = traced("Residual")
