@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all lint format docs coverage bench-shapley clean
+.PHONY: help install demo test test-all lint format docs coverage bench-shapley bench-quality bench-paper clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,13 @@ coverage: $(VENV)/.installed-bench ## Analyse and prune 300 networks (hours); re
 
 bench-shapley: $(VENV)/.installed-bench ## Shapley estimators against others' (half an hour); needs ../shared
 	$(BIN)/python benchmarks/shapley.py --out shapley.json
+
+bench-quality: $(VENV)/.installed-bench ## What is left at the same operations (hours); needs ../shared
+	$(BIN)/python benchmarks/quality.py --out quality.jsonl
+	$(BIN)/python benchmarks/quality.py --out quality.jsonl --table
+
+bench-paper: $(VENV)/.installed-bench ## The paper's experiments on small networks (half an hour)
+	$(BIN)/python benchmarks/paper.py toy untrained robustness lowdata --networks mlp cnn
 
 clean: ## Remove .venv and everything built
 	rm -rf $(VENV) build dist site graphprune-out graphprune-demo *.egg-info

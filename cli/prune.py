@@ -11,7 +11,7 @@ import typer
 
 from graphprune_cli import console, options
 from graphprune_cli.rank import data_notes
-from graphprune_cli.validate import check_rows
+from graphprune_cli.validate import check_rows, say_divergence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -316,6 +316,8 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
     console.print_table(
         "validation", ["check", "", "error"], check_rows(pruned.report), numbers=False
     )
+    if pruned.report.divergence is not None:
+        say_divergence(pruned.report.divergence, ())
     console.say_list("seconds", [f"{k} {v:.1f}" for k, v in manifest.timings.items()])
     plots = ", plots/" if pruned.plots else ""
     console.say(f"wrote {pruned.folder.path}/: pruned.onnx, pruned.pt2, report.html{plots}, ...")
