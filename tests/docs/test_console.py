@@ -2,8 +2,9 @@
 
 Quick: each is parsed by the command line itself. Slow: those of a page are run in the order of the
 page, after its Python blocks, in a folder that also holds what the reader is told to have: a small
-``model.pt``, ``images.npz`` and ``images/``. A block behind ``<!-- not run: REASON -->`` is only
-parsed.
+``model.pt``, ``images.npz`` and ``images/``. Where a page saves a network of torchvision as
+``model.pt``, commands go on with the small one, which takes seconds instead of minutes. A block
+behind ``<!-- not run: REASON -->`` is only parsed.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ RUN = [page for page in PAGES if any(map(runs_here, consoles(page)))]
 
 
 @pytest.fixture
-def belongings(tmp_path: Path) -> Path:
-    """What a reader is told to have."""
+def belongings(tmp_path: Path) -> bytes:
+    """Make what a reader is told to have; the small ``model.pt`` is returned, too."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 12, 3, stride=2, padding=1),
@@ -122,24 +123,31 @@ def belongings(tmp_path: Path) -> Path:
         folder = tmp_path / "images" / f"class{number % 10}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{number}.png")
-    return tmp_path
+    return (tmp_path / "model.pt").read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=_name)
-@pytest.mark.usefixtures("belongings")
 def test_commands_run(
     page: Path,
+    belongings: bytes,
     namespace: dict[str, object],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for block in blocks_of(page):
         if block.kind == "python":
             run(page, [block], namespace)
+            _keep_small(block.text, belongings)
         elif block.kind == "console" and not is_synopsis(block) and not block.not_run:
             for command in block.commands:
                 if not _elsewhere(command):
                     _type(command, f"{page.name}, line {block.line}: {command}", monkeypatch)
+                    _keep_small(command, belongings)
+
+
+def _keep_small(code: str, model: bytes) -> None:
+    if "torchvision.models" in code:
+        Path("model.pt").write_bytes(model)
 
 
 def _type(command: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
