@@ -146,7 +146,8 @@ def sliced(tensor: Tensor, by_dim: dict[int, Indices]) -> Tensor:
     """Return a copy of ``tensor`` with only the entries given per dim."""
     for dim, indices in by_dim.items():
         tensor = tensor.index_select(dim, torch.as_tensor(indices, device=tensor.device))
-    return tensor.clone(memory_format=torch.contiguous_format)
+    # What index_select returns is a contiguous copy already.
+    return tensor if by_dim else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _cut_tensors(graph: DependencyGraph, kept: Kept) -> dict[int, Any]:

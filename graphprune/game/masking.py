@@ -40,13 +40,15 @@ class MaskedNetwork(nn.Module):
     Args:
         graph: The traced network.
         kept: For every unit whether it is kept.
+        shared: Share the traced weights, which must then not be cast or trained.
     """
 
-    def __init__(self, graph: DependencyGraph, kept: Kept) -> None:
+    def __init__(self, graph: DependencyGraph, kept: Kept, *, shared: bool = False) -> None:
         super().__init__()
         absent = ~np.asarray(kept, bool)
+        gated = gated_module(graph, absent)
         # The network owns its weights, so that casting it leaves the traced ones alone.
-        self.network = copy.deepcopy(gated_module(graph, absent)).eval()
+        self.network = (gated if shared else copy.deepcopy(gated)).eval()
         self.register_buffer("gates", unit_gates(torch.from_numpy(~absent)))
         # Not a method of the graph: copies of the network would take the whole graph along.
         self._structure = graph.output_structure
@@ -67,9 +69,9 @@ class MaskedNetwork(nn.Module):
         return pytree.tree_unflatten(flat, self._structure)
 
 
-def mask_network(graph: DependencyGraph, kept: Kept) -> MaskedNetwork:
+def mask_network(graph: DependencyGraph, kept: Kept, *, shared: bool = False) -> MaskedNetwork:
     """Return the full-size network with every unit outside ``kept`` masked."""
-    return MaskedNetwork(graph, kept)
+    return MaskedNetwork(graph, kept, shared=shared)
 
 
 def gated_module(

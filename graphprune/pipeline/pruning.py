@@ -106,7 +106,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             repaired.model,
             folder.onnx,
             cut=smaller,
-            masked=mask_network(subject.graph, kept),
+            masked=mask_network(subject.graph, kept, shared=True),
             reloaded=load_program(folder.program),
             data=renumbered(subject, kept),
             background=Background(graph=subject.graph, planned=planned_shapes(subject.graph, plan)),

@@ -26,7 +26,7 @@ class Subject:
     """A loaded and traced network with its calibration data.
 
     Args:
-        loaded: The network as loaded.
+        loaded: The network as loaded, its module as traced.
         graph: The network as traced.
         data: Calibration images, None if none were given.
         model: Where the network came from.
@@ -61,6 +61,8 @@ def prepare(model: ModelSource, data: DataSource | None, common: Common) -> Subj
         loaded = load_model(model, trust=common.trust, data_shape=shape)
     with timed(timings, "trace"):
         graph = trace(loaded.module, loaded.example_inputs, unpin_outputs=common.unpin_outputs)
+        # All that follows works on the trace, which has weights of its own.
+        loaded = replace(loaded, module=graph.program.module)
     if batches is not None:
         check_data(batches, graph, loaded)
     return Subject(

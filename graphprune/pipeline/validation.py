@@ -78,7 +78,7 @@ def validate_run(
         reloaded,
         folder.onnx,
         cut=smaller,
-        masked=mask_network(subject.graph, kept),
+        masked=mask_network(subject.graph, kept, shared=True),
         data=renumbered(subject, kept),
         provider=options.provider,
         settings=options.settings,

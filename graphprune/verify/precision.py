@@ -13,19 +13,43 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def as_double(module: nn.Module) -> nn.Module:
-    """Return a copy of a network that computes in float64 throughout.
+    """Return a form of a network that computes in float64 throughout.
 
     Besides weights and buffers that takes the dtypes written into graphs, such as those of casts
-    inside norms. What ordinary modules write into their forward stays as it is.
+    inside norms. What ordinary modules write into their forward stays as it is. Graphs share their
+    weights and widen each where it is read, so that large networks are not held a third time.
 
     Args:
         module: The network; it is not changed.
     """
-    doubled = copy.deepcopy(module).double()
-    for part in doubled.modules():
-        if isinstance(part, fx.GraphModule):
-            _widen(part)
-    return doubled
+    if isinstance(module, fx.GraphModule):
+        return _Wide(module)
+    graphs = [part for part in module.modules() if isinstance(part, fx.GraphModule)]
+    # deepcopy looks every object up in its memo first: the graphs are put there beforehand.
+    return copy.deepcopy(module, {id(part): _Wide(part) for part in graphs}).double()
+
+
+class _Wide(nn.Module):
+    """Runs a graph in float64 on weights of any precision."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__()
+        self._interpreter = _Widening(module)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self._interpreter.run(*inputs)
+
+
+class _Widening(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, graph=_widened(module.graph))
+
+    def fetch_attr(self, target: str) -> Any:
+        """Return a weight, in float64 if it is a floating-point number."""
+        found = super().fetch_attr(target)
+        if isinstance(found, fx.GraphModule):
+            return _Wide(found)
+        return found.double() if isinstance(found, Tensor) and found.dtype in _NARROW else found
 
 
 def doubled_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -38,11 +62,12 @@ def doubled_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return widened
 
 
-def _widen(module: fx.GraphModule) -> None:
+def _widened(graph: fx.Graph) -> fx.Graph:
     def of(value: Any) -> Any:
         return torch.float64 if value in _NARROW else value
 
-    for node in module.graph.nodes:
+    widened = copy.deepcopy(graph)
+    for node in widened.nodes:
         node.args = fx.node.map_aggregate(node.args, of)
         node.kwargs = fx.node.map_aggregate(node.kwargs, of)
-    module.recompile()
+    return widened
