@@ -69,3 +69,12 @@ def test_same_weights_sees_every_kind_of_difference() -> None:
 
     assert "no a.weight" in same_weights(pruned, nn.Linear(2, 2)).detail
     assert not same_weights(pruned, subject("DictOutputs").pruned.half()).ok
+
+
+def test_weights_of_graphs_are_not_held_again() -> None:
+    graph = trace(HalfNorm().bfloat16(), (torch.randn(2, 6, dtype=torch.bfloat16),))
+    kept = random_kept(graph, 0.3, 0)
+    masked = mask_network(graph, kept, shared=True)
+    traced = {tensor.data_ptr() for tensor in graph.program.module.parameters()}
+    assert {tensor.data_ptr() for tensor in masked.parameters()} <= traced
+    assert list(as_double(masked).parameters()) == []
