@@ -6,6 +6,7 @@ damaged file and a file with missing keys are refused, each with what is wrong.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -351,6 +352,20 @@ class ManifestFile(_Record):
     fidelity: FaithfulnessRecord | None = None
     steps: tuple[StepRecord, ...] = ()
     candidates: ChoiceRecord | None = None
+    sha256: str | None = None
+
+    def sealed(self) -> ManifestFile:
+        """Return the same with the hash of all the rest, so that a change of this file shows."""
+        return self.model_copy(update={"sha256": self._hash_of_the_rest()})
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is as it was sealed, or never was."""
+        return self.sha256 in (None, self._hash_of_the_rest())
+
+    def _hash_of_the_rest(self) -> str:
+        rest = self.model_dump(mode="json", exclude={"sha256"})
+        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 _File = TypeVar("_File", bound=BaseModel)

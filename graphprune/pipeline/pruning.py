@@ -117,7 +117,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             timing = options.latency.bench
             latency = bench([folder.original, folder.onnx], timing, common.progress)
     network = draw(subject.graph, kept)
-    manifest = _manifest(selected, repaired, verdict, report, latency, common)
+    manifest = _manifest(selected, repaired, verdict, report, latency, common).sealed()
     write(folder.manifest, manifest)
     run = RunFolder(common.out)
     write_report(run, manifest, plan_record, ranking_record, network=network, path=folder.report)

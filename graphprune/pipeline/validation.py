@@ -209,6 +209,11 @@ def _divergence_record(
 
 
 def _check_hashes(folder: RunFolder, manifest: ManifestFile) -> None:
+    if not manifest.is_whole:
+        raise ArtifactError(
+            f"{folder.manifest} was changed: it does not hold what its sha256 says",
+            hint="prune again",
+        )
     found = folder.hashes()
     for name, expected in manifest.hashes.items():
         if name not in found:

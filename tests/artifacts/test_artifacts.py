@@ -398,3 +398,13 @@ def test_writing_where_a_file_stands_in_the_way(tmp_path: Path, records: dict[st
 
 def test_no_temporary_file_is_left(path: Path, name: str) -> None:
     assert [file.name for file in path.parent.iterdir()] == [name]
+
+
+def test_a_sealed_manifest_shows_every_change(manifest: ManifestFile, tmp_path: Path) -> None:
+    sealed = manifest.sealed()
+    path = tmp_path / "manifest.json"
+    write(path, sealed)
+    assert read(path, ManifestFile).is_whole
+    changed = sealed.model_copy(update={"notes": ("another note",)})
+    write(path, changed)
+    assert not read(path, ManifestFile).is_whole

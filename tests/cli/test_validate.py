@@ -99,6 +99,7 @@ def vouch(folder: Path) -> None:
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["hashes"] = {name: sha256_of(folder / name) for name in manifest["hashes"]}
+    del manifest["sha256"]
     path.write_text(json.dumps(manifest))
 
 
