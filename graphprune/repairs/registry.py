@@ -213,10 +213,9 @@ def repair(
         max_memory=max_memory,
         progress=progress,
     )
-    before = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
     with torch.no_grad():
         outcome = entry.run(job)
-    changed = _changed(before, named_tensors(model))
+    changed = _changed(named_tensors(pruned), named_tensors(model))
     _require_finite(model, changed, method)
     result = RepairResult(
         model=model,
@@ -279,7 +278,8 @@ def _guarded(result: RepairResult, pruned: PrunedModel, job: RepairJob) -> Repai
     """Keep a repair only if it brings predictions on held-out images nearer to the unpruned's."""
     if job.judge is None:
         return replace(result, notes=(*result.notes, f"{_why_unchecked(job)}: nothing was checked"))
-    kept, as_cut = job.source.kept, copy.deepcopy(pruned).eval()
+    # In training mode a network would not only predict otherwise, but change its statistics.
+    kept, as_cut = job.source.kept, copy.deepcopy(pruned).eval() if pruned.training else pruned
     before, after = (job.judge.judge(model, kept) for model in (as_cut, result.model))
     judged = replace(result, before=before, after=after)
     # Predictions of a network that was merely cut need not be finite.
@@ -291,7 +291,7 @@ def _guarded(result: RepairResult, pruned: PrunedModel, job: RepairJob) -> Repai
     )
     return replace(
         judged,
-        model=as_cut,
+        model=copy.deepcopy(pruned).eval(),
         method="none",
         changed=(),
         notes=(*result.notes, note),
