@@ -158,7 +158,7 @@ class _Walk:
     def _read(self, node: fx.Node) -> None:
         tensor = self._tensors.get(str(node.target))
         if tensor is None:  # a constant that is no buffer, or a subgraph
-            found = _attribute(self._program.module, str(node.target))
+            found = attribute_of(self._program.module, str(node.target))
             if isinstance(found, torch.Tensor):
                 shape = tuple(found.shape)
                 self.values[node.name, None] = Value(shape, (), True, _integers(found))
@@ -341,7 +341,8 @@ class _Walk:
         return spread
 
 
-def _attribute(module: fx.GraphModule, target: str) -> Any:
+def attribute_of(module: fx.GraphModule, target: str) -> Any:
+    """Return what a ``get_attr`` node reads, by its target."""
     owner, _, name = target.rpartition(".")
     return getattr(module.get_submodule(owner), name)
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from graphprune.analysis import attribute_of
+
 Lookup = Callable[[fx.Node], Any]
 """A node's value on the batch at hand."""
 
@@ -128,7 +130,7 @@ class Walk:
 
         def look(node: fx.Node) -> Any:
             if node.op == "get_attr":
-                return attribute(self._module, node)
+                return attribute_of(self._module, str(node.target))
             return self._values[node.name][batch]
 
         return look
@@ -166,9 +168,3 @@ def evaluated(node: fx.Node, lookup: Lookup) -> Any:
     """Compute a call."""
     arguments = fx.map_arg(node.args, lookup), fx.map_arg(node.kwargs, lookup)
     return node.target(*arguments[0], **arguments[1])  # type: ignore[operator]
-
-
-def attribute(module: fx.GraphModule, node: fx.Node) -> Any:
-    """Return what a ``get_attr`` node reads."""
-    owner, _, name = str(node.target).rpartition(".")
-    return getattr(module.get_submodule(owner), name)
