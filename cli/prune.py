@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from graphprune.artifacts import (
         ChoiceRecord,
+        ExchangeRecord,
         FaithfulnessRecord,
         FidelityRecord,
         LatencyRecord,
@@ -54,6 +55,14 @@ Steps = Annotated[
     int,
     typer.Option("--steps", metavar="N", help="Rank and remove a part, N times, repaired between."),
 ]
+Exchange = Annotated[
+    bool | None,
+    typer.Option(
+        "--exchange/--no-exchange",
+        help="Let groups trade units while what is kept plays better; by default where no "
+        "repair follows.",
+    ),
+]
 Criterion = Annotated[
     str,
     typer.Option(
@@ -83,6 +92,7 @@ def command(
     min_units: MinUnits = 1,
     round_to: RoundTo = 1,
     steps: Steps = 1,
+    exchange: Exchange = None,
     ranking: RankingPath = None,
     repair: Repair = "auto",
     threads: options.Threads = None,
@@ -154,6 +164,7 @@ def command(
         latency=pipeline.LatencyOptions(threads=threads, batch=batch),
         steps=steps,
         plots=plots,
+        exchange=exchange,
     )
     with (
         console.progress_bar(quiet=quiet or console.follows()) as progress,
@@ -224,16 +235,19 @@ def cost_rows(plan: PruningPlan) -> list[list[str]]:
 
 def _show_plan(selected: Selected, *, as_json: bool) -> None:
     from graphprune.artifacts import as_json as plain
-    from graphprune.pipeline import choice_record, step_record
+    from graphprune.pipeline import choice_record, exchange_record, step_record
 
     plan, choice = selected.plan, choice_record(selected.choice)
     if as_json:
         steps = [plain(step_record(step)) for step in selected.steps]
         found = None if choice is None else plain(choice)
-        summary = {**plan_summary(plan), "steps": steps, "candidates": found}
+        exchange = exchange_record(selected.exchanged)
+        traded = None if exchange is None else plain(exchange)
+        summary = {**plan_summary(plan), "steps": steps, "candidates": found, "exchange": traded}
         console.print_json({"dry_run": True, **summary})
         return
     _show_search(choice, tuple(map(step_record, selected.steps)))
+    _say_exchange(exchange_record(selected.exchanged))
     console.print_table("would remove", ["", "before", "after", "removed"], cost_rows(plan))
     console.say(_asked(plan))
 
@@ -253,6 +267,16 @@ def _show_search(choice: ChoiceRecord | None, steps: Sequence[StepRecord]) -> No
             for n, step in enumerate(steps, 1)
         ]
         console.print_table("steps", ["step", "reached", "units removed"], rows)
+
+
+def _say_exchange(found: ExchangeRecord | None) -> None:
+    """Say what trading units between groups gained."""
+    if found is not None:
+        worths = " to ".join("-" if w is None else f"{w:.3g}" for w in (found.before, found.after))
+        console.say(
+            f"exchange between groups: {found.value} {worths} "
+            f"({found.evaluations:,} coalitions, {found.n_images:,} images)"
+        )
 
 
 def _nats(record: FidelityRecord) -> str:
@@ -300,6 +324,7 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
         )
         return
     _show_search(manifest.candidates, manifest.steps)
+    _say_exchange(manifest.exchange)
     rows = cost_rows(plan)
     if manifest.accuracy is not None:
         before, after = manifest.accuracy.before, manifest.accuracy.after

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphprune.api import (
         choose,
         compare,
+        exchange,
         export_onnx,
         latency_model,
         mask,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from graphprune.cost import LatencyModel
     from graphprune.couplings import coupling_graph
     from graphprune.data import CalibrationBatches, DataSource, load_data
+    from graphprune.exchanging import Exchanged
     from graphprune.groups import PruningGroup, Unit
     from graphprune.latency import Bench, BenchOptions, bench
     from graphprune.load import LoadedModel, ModelSource, load_model
@@ -56,6 +58,7 @@ _HOMES = {
     "Choice": "graphprune.candidates",
     "Comparison": "graphprune.comparison",
     "DataSource": "graphprune.data",
+    "Exchanged": "graphprune.exchanging",
     "LatencyModel": "graphprune.cost",
     "LoadedModel": "graphprune.load",
     "ModelSource": "graphprune.load",
@@ -69,6 +72,7 @@ _HOMES = {
     "choose": "graphprune.api",
     "compare": "graphprune.api",
     "coupling_graph": "graphprune.couplings",
+    "exchange": "graphprune.api",
     "export_onnx": "graphprune.api",
     "latency_model": "graphprune.api",
     "load_data": "graphprune.data",
@@ -91,6 +95,7 @@ __all__ = [
     "Choice",
     "Comparison",
     "DataSource",
+    "Exchanged",
     "LatencyModel",
     "LoadedModel",
     "ModelSource",
@@ -104,6 +109,7 @@ __all__ = [
     "choose",
     "compare",
     "coupling_graph",
+    "exchange",
     "export_onnx",
     "latency_model",
     "load_data",

@@ -14,6 +14,7 @@ from graphprune import (
     building,
     comparison,
     criteria,
+    exchanging,
     export,
     latency_target,
     repairs,
@@ -26,6 +27,7 @@ from graphprune.comparison import CompareOptions, Comparison
 from graphprune.cost import LatencyModel
 from graphprune.criteria import UserCriterion, ValueFunction
 from graphprune.data import CalibrationBatches, as_batches
+from graphprune.exchanging import Exchanged
 from graphprune.game.evaluation import MEMORY, Running
 from graphprune.game.games import DEFAULT_BAND
 from graphprune.game.masking import MaskedNetwork, mask_network
@@ -42,6 +44,7 @@ from graphprune.verify import ValidationReport
 __all__ = [
     "choose",
     "compare",
+    "exchange",
     "export_onnx",
     "latency_model",
     "mask",
@@ -165,6 +168,54 @@ def latency_model(
     with TemporaryDirectory() as folder:
         original = Path(folder) / "original.onnx"
         return latency_target.latency_model(graph, original, options, progress)
+
+
+def exchange(  # noqa: PLR0913 - one for each option of the command
+    ranking: Ranking,
+    data: object,
+    *,
+    ratio: float,
+    of: str = "macs",
+    scope: str | None = "global",
+    min_units: int = 1,
+    round_to: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+    max_memory: int = MEMORY,
+    progress: Progress = silent,
+) -> Exchanged:
+    """Choose the units that go, then let groups trade some while what is kept is worth more.
+
+    For networks that stay as they are cut: a repair that follows changes what units are worth.
+
+    Args:
+        ranking: What :func:`rank` returned; the order of units within each group stays.
+        data: As for :func:`rank`.
+        ratio: Fraction to remove, as for :func:`select`.
+        of: ``units``, ``params`` or ``macs``.
+        scope: ``global``: all units compete.
+        min_units: As for :func:`select`.
+        round_to: As for :func:`select`.
+        seed: Draws images where there are more than pay.
+        device: Where the network is run.
+        max_memory: Bytes that activations may take.
+        progress: Told about every coalition that is played.
+
+    Returns:
+        The plan (``.plan``) and what is kept is worth ``.before`` and ``.after``.
+
+    Raises:
+        OptionError: An option is not one of those allowed.
+        BudgetError: So much cannot be removed.
+    """
+    return exchanging.exchange(
+        ranking,
+        as_batches(data),
+        Budget(ratio=ratio, of=of, scope=scope, min_units=min_units, round_to=round_to),
+        running=Running(device=device, max_memory=max_memory),
+        seed=seed,
+        progress=progress,
+    )
 
 
 def select_in_steps(  # noqa: PLR0913 - one for each option of the command
@@ -327,7 +378,7 @@ def _planned(
     ranker: _Ranker,
     repairing: building.Repairing,
 ) -> Stepped:
-    return steps_module.select_in_steps(
+    found = steps_module.select_in_steps(
         graph,
         data,
         budget,
@@ -336,6 +387,13 @@ def _planned(
         build=lambda kept: building.build(graph, kept, data, repairing).model,
         progress=ranker.progress,
     )
+    trading = steps_module.Trading(
+        repair=repairing.method,
+        running=Running(device=ranker.device),
+        seed=ranker.seed,
+        progress=ranker.progress,
+    )
+    return steps_module.exchange_if(trading, found, data, budget)
 
 
 def prune(

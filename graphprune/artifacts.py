@@ -244,6 +244,16 @@ class StepRecord(_Record):
     units: int
 
 
+class ExchangeRecord(_Record):
+    """How groups traded units: mean worth of what is kept, see ``Exchanged``."""
+
+    value: str
+    before: Error
+    after: Error
+    evaluations: int
+    n_images: int
+
+
 class CheckRecord(_Record):
     """One check of a validation."""
 
@@ -352,6 +362,7 @@ class ManifestFile(_Record):
     fidelity: FaithfulnessRecord | None = None
     steps: tuple[StepRecord, ...] = ()
     candidates: ChoiceRecord | None = None
+    exchange: ExchangeRecord | None = None
     sha256: str | None = None
 
     def sealed(self) -> ManifestFile:

@@ -8,15 +8,18 @@ All steps together are one plan of the original network, whose outputs all steps
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import nn
 
 from graphprune.correspondence import correspondence
 from graphprune.data import CalibrationBatches
-from graphprune.errors import OptionError
+from graphprune.distributed import ALONE, Ranks
+from graphprune.errors import DataError, OptionError
+from graphprune.exchanging import Exchanged, exchange, fits
 from graphprune.fidelity import with_reference
+from graphprune.game.evaluation import DEFAULT, Running
 from graphprune.graph import DependencyGraph, Kept, trace
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking, Scores, split_by_group
@@ -53,11 +56,13 @@ class Stepped:
             those that went in earlier steps.
         plan: What all steps remove of the original.
         steps: Every step.
+        exchanged: How groups traded units in the end; None if they did not.
     """
 
     ranking: Ranking
     plan: PruningPlan
     steps: tuple[Step, ...]
+    exchanged: Exchanged | None = None
 
 
 def check_steps(steps: int) -> None:
@@ -109,11 +114,76 @@ def select_in_steps(
     return Stepped(
         ranking=_below(ranking, plans),
         plan=plans[-1],
-        steps=tuple(
-            Step(asked=p.asked, reached=p.reached, units=p.before.units - p.after.units)
-            for p in plans
-        ),
+        steps=tuple(map(_step, plans)),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trading:
+    """Whether and how groups trade units, see :mod:`graphprune.exchanging`.
+
+    Args:
+        wanted: Whether; None does where it fits: in one step, and if no repair follows.
+        repair: The repair that will follow.
+        running: How and where the network is run.
+        ranks: The processes that share the work.
+        seed: Draws images.
+        progress: Told about every coalition that is played.
+    """
+
+    wanted: bool | None = None
+    repair: str = "none"
+    running: Running = DEFAULT
+    ranks: Ranks = ALONE
+    seed: int = 0
+    progress: Progress = field(default=silent)
+
+
+def exchange_if(
+    trading: Trading, found: Stepped, data: CalibrationBatches | None, budget: Budget
+) -> Stepped:
+    """Let groups trade units where that is wanted.
+
+    Args:
+        trading: Whether and how.
+        found: The plan so far.
+        data: Calibration images.
+        budget: How much goes.
+
+    Raises:
+        OptionError: It is wanted and there are several steps, or not all units compete.
+        DataError: It is wanted and there are no images.
+    """
+    once = len(found.steps) == 1
+    wanted = trading.wanted
+    if wanted is None:
+        wanted = once and data is not None and fits(found.ranking, budget, trading.repair)
+    if not wanted:
+        return found
+    if not once:
+        raise OptionError(
+            "groups trade units of one ranking, and there are several steps",
+            hint="leave out one of --exchange and --steps",
+        )
+    if data is None:
+        raise DataError(
+            "groups trade units by what calibration images say, and there are none",
+            hint="give some with --data, or leave out --exchange",
+        )
+    traded = exchange(
+        found.ranking,
+        data,
+        budget,
+        running=trading.running,
+        ranks=trading.ranks,
+        seed=trading.seed,
+        progress=trading.progress,
+    )
+    return replace(found, plan=traded.plan, steps=(_step(traded.plan),), exchanged=traded)
+
+
+def _step(plan: PruningPlan) -> Step:
+    return Step(asked=plan.asked, reached=plan.reached, units=plan.before.units - plan.after.units)
 
 
 def _ranked_again(

@@ -20,7 +20,12 @@ from graphprune.pipeline.options import (
 from graphprune.pipeline.planning import Selected, fitness_notes, plan_run
 from graphprune.pipeline.pruning import Pruned, carry_out, prune
 from graphprune.pipeline.ranking import Ranked, left_alone, rank, rank_subject
-from graphprune.pipeline.recording import choice_notes, choice_record, step_record
+from graphprune.pipeline.recording import (
+    choice_notes,
+    choice_record,
+    exchange_record,
+    step_record,
+)
 from graphprune.pipeline.subject import Subject, prepare
 from graphprune.pipeline.validation import (
     save_divergence,
@@ -48,6 +53,7 @@ __all__ = [
     "choice_record",
     "chosen_device",
     "compare",
+    "exchange_record",
     "fitness_notes",
     "holding",
     "inspect",

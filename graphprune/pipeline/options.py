@@ -86,6 +86,8 @@ class PruneOptions:
         latency: How latency is measured, where the ratio is one of it.
         steps: How often to rank and remove a part.
         plots: What plots are written as: ``svg``, ``png`` or ``none``.
+        exchange: Whether groups trade units, see :mod:`graphprune.exchanging`; None does where it
+            fits.
     """
 
     ratio: float
@@ -98,6 +100,7 @@ class PruneOptions:
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     steps: int = 1
     plots: str = "none"
+    exchange: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

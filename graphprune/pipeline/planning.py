@@ -16,18 +16,25 @@ from graphprune.cost import LatencyModel
 from graphprune.criteria import AUTO as AUTO_CRITERION
 from graphprune.data import CalibrationBatches, DataSource
 from graphprune.errors import OptionError
+from graphprune.exchanging import Exchanged, check_exchange
 from graphprune.graph import DependencyGraph
 from graphprune.latency_target import ReachedLatency, reach_latency
 from graphprune.load import ModelSource
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
-from graphprune.pipeline.ranking import Ranked, check_alike, rank_graph, rank_subject
+from graphprune.pipeline.ranking import (
+    Ranked,
+    check_alike,
+    rank_graph,
+    rank_subject,
+    running_of,
+)
 from graphprune.pipeline.subject import Subject, prepare, recorded_subject
 from graphprune.pipeline.timing import timed
 from graphprune.ranking import Ranking
 from graphprune.repairs import available as repair_methods
 from graphprune.selection import Budget, PruningPlan, check_budget, select_within
 from graphprune.steering import protected_groups
-from graphprune.steps import Step, Stepped, check_steps, select_in_steps
+from graphprune.steps import Step, Stepped, Trading, check_steps, exchange_if, select_in_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,7 @@ class Selected:
         plan: What goes.
         steps: The steps in which it was found; none if it was found at once.
         choice: All candidates, where the best of several criteria was chosen.
+        exchanged: How groups traded units; None if they did not.
         latency: What was measured, where the ratio is one of the latency.
         store: Where the state of the ranking is kept until the plan is carried out; None if there
             is none.
@@ -51,6 +59,7 @@ class Selected:
     plan: PruningPlan
     steps: tuple[Step, ...] = ()
     choice: Choice | None = None
+    exchanged: Exchanged | None = None
     latency: ReachedLatency | None = None
     store: StateStore | None = None
 
@@ -146,7 +155,13 @@ def _best(
 
 def _selected(subject: Subject, found: Stepped) -> Selected:
     steps = found.steps if len(found.steps) > 1 else ()
-    return Selected(subject=subject, ranking=found.ranking, plan=found.plan, steps=steps)
+    return Selected(
+        subject=subject,
+        ranking=found.ranking,
+        plan=found.plan,
+        steps=steps,
+        exchanged=found.exchanged,
+    )
 
 
 @dataclass(frozen=True)
@@ -172,15 +187,25 @@ class _Planner:
                 return first
             return rank_graph(network, images, later if step else wanted, self.common)
 
-        return select_in_steps(
+        budget, common = budget_of(self.options), self.common
+        found = select_in_steps(
             graph,
             data,
-            budget_of(self.options),
+            budget,
             steps=self.options.steps,
             rank=rank_again,
             build=lambda kept: build(graph, kept, data, repair).model,
-            progress=self.common.progress,
+            progress=common.progress,
         )
+        trading = Trading(
+            wanted=self.options.exchange,
+            repair=self.options.repair,
+            running=running_of(common),
+            ranks=common.ranks,
+            seed=common.seed,
+            progress=common.progress,
+        )
+        return exchange_if(trading, found, data, budget)
 
 
 def _reach_latency(ranking: Ranking, options: PruneOptions, common: Common) -> ReachedLatency:
@@ -308,6 +333,8 @@ def _check_early(rank_options: RankOptions, options: PruneOptions) -> None:
             "a latency is measured for one ranking, made at once",
             hint="use --of macs with --steps and --criterion auto",
         )
+    if options.exchange:
+        check_exchange(budget_of(options))
     if rank_options.criterion != AUTO_CRITERION:
         criteria.needs_data(rank_options.criterion)
     elif options.ranking is not None:

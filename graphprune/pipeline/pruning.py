@@ -31,7 +31,12 @@ from graphprune.pipeline.judging import Judged, judged
 from graphprune.pipeline.measuring import latency_record
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
 from graphprune.pipeline.planning import Selected, plan_run, repairing
-from graphprune.pipeline.recording import choice_notes, choice_record, step_record
+from graphprune.pipeline.recording import (
+    choice_notes,
+    choice_record,
+    exchange_record,
+    step_record,
+)
 from graphprune.pipeline.subject import Subject, renumbered
 from graphprune.pipeline.timing import timed
 from graphprune.pipeline.validation import planned_shapes, save_divergence, validation_record
@@ -173,6 +178,7 @@ def _manifest(
         notes=(*subject.notes, *choice_notes(selected.choice)),
         steps=tuple(map(step_record, selected.steps)),
         candidates=choice_record(selected.choice),
+        exchange=exchange_record(selected.exchanged),
         fidelity=verdict.fidelity,
     )
 

@@ -113,14 +113,19 @@ def rank_graph(
         only=options.only,
         skip=options.skip,
         seed=common.seed,
-        running=Running(
-            device=chosen_device(common.device),
-            max_memory=common.max_memory,
-            precision=common.precision,
-        ),
+        running=running_of(common),
         store=store,
         progress=common.progress,
         ranks=common.ranks,
+    )
+
+
+def running_of(common: Common) -> Running:
+    """Return how and where networks are run."""
+    return Running(
+        device=chosen_device(common.device),
+        max_memory=common.max_memory,
+        precision=common.precision,
     )
 
 

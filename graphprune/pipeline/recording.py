@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from graphprune.artifacts import CandidateRecord, ChoiceRecord, FidelityRecord, StepRecord
+from graphprune.artifacts import (
+    CandidateRecord,
+    ChoiceRecord,
+    ExchangeRecord,
+    FidelityRecord,
+    StepRecord,
+)
 from graphprune.candidates import Candidate, Choice
+from graphprune.exchanging import Exchanged
 from graphprune.fidelity import Fidelity
 from graphprune.steps import Step
 
@@ -11,6 +18,19 @@ from graphprune.steps import Step
 def step_record(step: Step) -> StepRecord:
     """Describe a step."""
     return StepRecord(asked=step.asked, reached=step.reached, units=step.units)
+
+
+def exchange_record(found: Exchanged | None) -> ExchangeRecord | None:
+    """Describe how groups traded units."""
+    if found is None:
+        return None
+    return ExchangeRecord(
+        value=found.value,
+        before=found.before,
+        after=found.after,
+        evaluations=found.evaluations,
+        n_images=found.n_images,
+    )
 
 
 def choice_record(choice: Choice | None) -> ChoiceRecord | None:

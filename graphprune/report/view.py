@@ -14,6 +14,7 @@ from graphprune.artifacts import (
     CheckRecord,
     ChoiceRecord,
     DataRecord,
+    ExchangeRecord,
     FaithfulnessRecord,
     LatencyRecord,
     LayerGainRecord,
@@ -420,11 +421,20 @@ def _pruning_rows(manifest: ManifestFile, plan: PlanFile) -> tuple[tuple[str, st
         ("of", _NAMES.get(plan.of, plan.of)),
         ("scope", plan.scope),
         ("steps, gone by the end of each", _steps(manifest.steps)),
+        *_exchange_rows(manifest.exchange),
         *_candidate_rows(manifest.candidates),
         ("repair", manifest.repair.method),
         ("tensors changed by the repair", str(len(manifest.repair.changed))),
         ("seed", str(manifest.seed)),
     )
+
+
+def _exchange_rows(found: ExchangeRecord | None) -> list[tuple[str, str | None]]:
+    if found is None:
+        return []
+    label = f"exchange between groups, {found.value} on {found.n_images:,} images"
+    worths = " to ".join("-" if w is None else f"{w:.3g}" for w in (found.before, found.after))
+    return [(label, f"{worths}, higher is better ({found.evaluations:,} coalitions)")]
 
 
 def _steps(steps: Sequence[StepRecord]) -> str | None:

@@ -1,0 +1,205 @@
+"""Exchange: never worse by the game that is played, within the budget, in the order of scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import graphprune as gp
+from graphprune.data import CalibrationBatches, as_batches
+from graphprune.errors import DataError, OptionError
+from graphprune.exchanging import _factor, _positive, check_exchange, exchange, fits
+from graphprune.game.games import NetworkGame
+from graphprune.graph import DependencyGraph
+from graphprune.ranking import Ranking, split_by_group
+from graphprune.selection import Budget, select_within
+from graphprune.steps import Step, Stepped, Trading, exchange_if
+from tests.traced import traced
+
+HALF = Budget(ratio=0.5, of="macs")
+NAMES = ("Residual", "PaddedShortcut", "Concat", "Depthwise", "PackedAttention")
+
+
+def images(graph: DependencyGraph, count: int = 24) -> CalibrationBatches:
+    generator = torch.Generator().manual_seed(3)
+    example = graph.example_inputs[0]
+    x = torch.randn(count, *example.shape[1:], generator=generator, dtype=example.dtype)
+    return as_batches((x,))
+
+
+def scored(graph: DependencyGraph, scores: np.ndarray) -> Ranking:
+    return Ranking(
+        graph=graph, groups=split_by_group(graph, scores), criterion="test", game="network"
+    )
+
+
+def at_random(graph: DependencyGraph, seed: int = 0) -> Ranking:
+    return scored(graph, np.random.default_rng(seed).random(graph.n_units) + 0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_kept_is_worth_no_less_and_the_budget_is_kept(name: str) -> None:
+    graph = traced(name)
+    ranking, data = at_random(graph), images(graph)
+    found = exchange(ranking, data, HALF)
+    own = select_within(ranking, HALF).kept(graph)
+    game = NetworkGame(graph, data)
+    before, after = (
+        float(game.values(torch.from_numpy(kept)[None])[0].mean())
+        for kept in (own, found.plan.kept(graph))
+    )
+    assert found.before == pytest.approx(before, rel=1e-6)
+    assert found.after == pytest.approx(after, rel=1e-6)
+    assert after >= before
+    assert found.plan.reached >= HALF.ratio - 1e-9
+    assert found.n_images == data.n_images
+
+
+def test_groups_that_scores_rob_get_their_units_back() -> None:
+    graph = traced("Depthwise")
+    data = images(graph)
+    scores = gp.rank(graph, data).scores
+    # As if one group were worth nothing: all that may go is taken from it.
+    robbed = graph.groups[1]
+    scores[robbed.span] /= 1e3
+    found = exchange(scored(graph, scores), data, HALF)
+    own = select_within(scored(graph, scores), HALF).kept(graph)
+    assert found.after > found.before
+    assert found.plan.kept(graph)[robbed.span].sum() > own[robbed.span].sum()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_within_a_group_the_lowest_scores_go(name: str) -> None:
+    graph = traced(name)
+    ranking = at_random(graph, 1)
+    kept = exchange(ranking, images(graph), HALF).plan.kept(graph)
+    for group in graph.groups:
+        scores, stays = ranking.scores[group.span], kept[group.span]
+        if stays.any() and not stays.all():
+            assert scores[stays].min() > scores[~stays].max()
+
+
+def test_equal_seeds_give_equal_plans() -> None:
+    graph = traced("Concat")
+    ranking, data = at_random(graph), images(graph)
+    assert exchange(ranking, data, HALF, seed=4) == exchange(ranking, data, HALF, seed=4)
+
+
+def test_what_is_left_alone_is_not_traded() -> None:
+    graph = traced("Residual")
+    ranking = replace(at_random(graph), protected=(graph.groups[0].name,))
+    plan = exchange(ranking, images(graph), replace(HALF, ratio=0.2)).plan
+    assert not plan.groups[0].removed_units
+
+
+def test_a_large_calibration_set_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = traced("Residual")
+    monkeypatch.setattr("graphprune.exchanging.ENOUGH_PASSES", 0)
+    found = exchange(at_random(graph), images(graph, 64), HALF)
+    assert found.n_images == 32
+    assert found.evaluations <= 17
+
+
+def test_progress_ends_at_or_below_the_total() -> None:
+    graph, told = traced("Residual"), []
+    exchange(
+        at_random(graph),
+        images(graph),
+        HALF,
+        progress=lambda stage, k, n: told.append((stage, k, n)),
+    )
+    assert told
+    assert {stage for stage, _, _ in told} == {"exchange"}
+    assert all(0 < k <= n for _, k, n in told)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=30))
+def test_lifted_scores_are_positive_and_keep_their_order(listed: list[float]) -> None:
+    scores = np.array(listed)
+    lifted = _positive(scores)
+    assert (lifted > 0).all()
+    order = np.argsort(scores, kind="stable")
+    assert (np.diff(lifted[order]) >= 0).all()
+
+
+@pytest.mark.parametrize("step", [0.25, -0.25, 0.5, -0.5])
+def test_a_factor_moves_that_many_units_over_the_edge(step: float) -> None:
+    scores = np.arange(1.0, 9.0)
+    kept = scores > 4  # the edge lies between 4 and 5
+    moved = scores * _factor(scores, kept, step)
+    across = (moved >= 5).sum() if step > 0 else (moved > 4).sum()
+    assert across - kept.sum() == round(8 * step)
+
+
+def test_there_is_nothing_to_move_where_all_or_one_is_kept() -> None:
+    scores = np.arange(1.0, 5.0)
+    assert _factor(scores, np.ones(4, bool), 0.25) == 1
+    assert _factor(scores, scores > 3, -0.25) == 1
+
+
+def test_it_fits_plans_of_one_game_that_stay_as_they_are_cut() -> None:
+    ranking = at_random(traced("Residual"))
+    assert fits(ranking, HALF, "none")
+    assert not fits(ranking, HALF, "auto")
+    assert not fits(replace(ranking, game="group"), HALF, "none")
+    assert not fits(replace(ranking, for_repair="least-squares"), HALF, "none")
+    assert not fits(ranking, replace(HALF, of="units"), "none")
+    assert not fits(ranking, replace(HALF, of="latency", scope="global"), "none")
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        (Budget(ratio=0.5, of="units"), "scope is group"),
+        (Budget(ratio=0.5, of="latency", scope="global"), "latency"),
+    ],
+)
+def test_budgets_that_cannot_be_traded_for(budget: Budget, told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        check_exchange(budget)
+
+
+def stepped(ranking: Ranking, steps: int) -> Stepped:
+    plan = select_within(ranking, HALF)
+    step = Step(asked=0.5, reached=plan.reached, units=1)
+    return Stepped(ranking=ranking, plan=plan, steps=(step,) * steps)
+
+
+def test_by_default_only_where_it_fits() -> None:
+    graph = traced("Residual")
+    found, data = stepped(at_random(graph), 1), images(graph)
+    assert exchange_if(Trading(wanted=None, repair="auto"), found, data, HALF).exchanged is None
+    assert exchange_if(Trading(wanted=None, repair="none"), found, None, HALF).exchanged is None
+    assert exchange_if(Trading(wanted=False, repair="none"), found, data, HALF).exchanged is None
+    assert exchange_if(Trading(wanted=True, repair="auto"), found, data, HALF).exchanged is not None
+    traded = exchange_if(Trading(wanted=None, repair="none"), found, data, HALF)
+    assert traded.exchanged is not None
+    assert traded.plan == traded.exchanged.plan
+    assert traded.steps[0].reached == traded.plan.reached
+
+
+def test_wanted_where_it_cannot_be() -> None:
+    graph = traced("Residual")
+    ranking = at_random(graph)
+    with pytest.raises(OptionError, match="several steps"):
+        exchange_if(Trading(wanted=True, repair="none"), stepped(ranking, 2), images(graph), HALF)
+    with pytest.raises(DataError, match="there are none"):
+        exchange_if(Trading(wanted=True, repair="none"), stepped(ranking, 1), None, HALF)
+
+
+def test_from_python() -> None:
+    graph = traced("Residual")
+    data = images(graph)
+    ranking = gp.rank(graph, data, for_ratio=0.4)
+    found = gp.exchange(ranking, data, ratio=0.4)
+    assert found.plan.of == "macs"
+    assert found.value == "kl"
+    pruned = gp.prune(graph, found.plan)
+    masked = gp.mask(graph, found.plan)
+    x = graph.example_inputs[0]
+    torch.testing.assert_close(pruned(x), masked(x), rtol=1e-4, atol=1e-5)
