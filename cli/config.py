@@ -232,5 +232,5 @@ def _typed(parameter: Any, value: Any) -> list[str]:
     if not any(name.startswith("--") for name in parameter.opts):
         return [str(item) for item in items]
     if isinstance(value, bool):
-        return [f"--{key}"] if value else []
+        return [f"--{key}"] if value else list(parameter.secondary_opts[:1])
     return [text for item in items for text in (f"--{key}", str(item))]

@@ -27,7 +27,8 @@ _SHARED = "## Shared options"
 
 
 def options_of(command: Any) -> set[str]:
-    return {name for parameter in command.params for name in parameter.opts if name[0] == "-"}
+    names = [name for p in command.params for name in (*p.opts, *p.secondary_opts)]
+    return {name for name in names if name[0] == "-"}
 
 
 def documented(text: str) -> set[str]:
@@ -45,7 +46,8 @@ def test_every_option_of_a_command_is_documented(name: str) -> None:
 
 def test_every_shared_option_is_explained() -> None:
     own = {"--graph", "--group", "--pins", "--ratio", "--of", "--scope", "--min-units",
-           "--round-to", "--steps", "--ranking", "--repair", "--provider", "--threads", "--batch",
+           "--round-to", "--steps", "--exchange", "--no-exchange",
+           "--ranking", "--repair", "--provider", "--threads", "--batch",
            "--runs", "--criteria", "--ratios", "--seeds", "--repairs", "--eval-data",
            "--eval-limit", "--calibration", "--no-labels", "--no-floor", "--robustness",
            "--points", "--oracle", "--sets", "--plots", "--batches",
