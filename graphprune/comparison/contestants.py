@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from graphprune import criteria
 from graphprune.criteria import UserCriterion
 from graphprune.errors import OptionError
 from graphprune.functions import is_spec, user_function
+from graphprune.game.games import DEFAULT_BAND
+
+Number = TypeVar("Number", int, float)
 
 FLOOR = "random"
 """The criterion that knows nothing: what is no better than it is worth nothing."""
 
 SEPARATOR = "@"
 
-SETTINGS = ("game", "estimator", "value", "aggregate", "semivalue", "budget")
+SETTINGS = (
+    "game",
+    "estimator",
+    "value",
+    "aggregate",
+    "semivalue",
+    "budget",
+    "for-ratio",
+    "for-repair",
+)
 """What may be set for one criterion, see :func:`graphprune.criteria.rank`."""
 
 
@@ -32,6 +45,8 @@ class Contestant:
         aggregate: How per-image values become scores.
         semivalue: Which coalitions count.
         budget: Coalitions per player.
+        for_ratio: Largest share of multiply-accumulates that it expects to go.
+        for_repair: The repair that it looks ahead to.
     """
 
     label: str
@@ -42,6 +57,8 @@ class Contestant:
     aggregate: str | None = None
     semivalue: str = "shapley"
     budget: int | None = None
+    for_ratio: float = DEFAULT_BAND
+    for_repair: str = "auto"
 
     @property
     def source(self) -> str:
@@ -79,9 +96,7 @@ def _contestant(given: str | UserCriterion) -> Contestant:
     name, *parts = given.strip().split(SEPARATOR)
     criteria.needs_data(name)  # refuses a name that is none
     settings = dict(_setting(given, part) for part in parts)
-    budget = settings.pop("budget", None)
-    if budget is not None and not budget.isdecimal():
-        raise OptionError(f"criterion {given!r}: a budget is a whole number, not {budget!r}")
+    band = _number(given, settings, "for-ratio", float)
     return Contestant(
         label=given.strip(),
         criterion=name,
@@ -90,8 +105,24 @@ def _contestant(given: str | UserCriterion) -> Contestant:
         value=settings.get("value"),
         aggregate=settings.get("aggregate"),
         semivalue=settings.get("semivalue", "shapley"),
-        budget=None if budget is None else int(budget),
+        budget=_number(given, settings, "budget", int),
+        for_ratio=DEFAULT_BAND if band is None else band,
+        for_repair=settings.get("for-repair", "auto"),
     )
+
+
+def _number(given: str, settings: dict[str, str], name: str, kind: type[Number]) -> Number | None:
+    """Return a setting as a number; None if it is not made."""
+    if name not in settings:
+        return None
+    try:
+        return kind(settings[name])
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise OptionError(
+            f"criterion {given!r}: {name} is {what}, not {settings[name]!r}",
+            hint="write settings as shapley@budget=50@for-ratio=0.3",
+        ) from None
 
 
 def _setting(given: str, part: str) -> tuple[str, str]:

@@ -277,6 +277,8 @@ class _Run:
             aggregate=contestant.aggregate,
             semivalue=contestant.semivalue,
             budget=contestant.budget,
+            for_ratio=contestant.for_ratio,
+            for_repair=contestant.for_repair,
             seed=seed,
             running=self._running,
             progress=step,

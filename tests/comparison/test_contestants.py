@@ -10,6 +10,7 @@ import torch
 from graphprune.comparison import contestants
 from graphprune.criteria import RankRequest
 from graphprune.errors import OptionError
+from graphprune.game.games import DEFAULT_BAND
 
 
 def labels(*given: str, floor: bool = True) -> list[str]:
@@ -31,6 +32,14 @@ def test_settings_of_one_criterion() -> None:
     assert labels("shapley", "shapley@game=group", floor=False) == ["shapley", "shapley@game=group"]
 
 
+def test_what_a_ranking_is_made_for_can_be_set() -> None:
+    (found, default) = contestants(
+        ["shapley@for-ratio=0.3@for-repair=least-squares", "shapley"], floor=False
+    )
+    assert (found.for_ratio, found.for_repair) == (0.3, "least-squares")
+    assert (default.for_ratio, default.for_repair) == (DEFAULT_BAND, "auto")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -39,7 +48,8 @@ def test_settings_of_one_criterion() -> None:
         ([], "no criteria to compare"),
         (["shapley@games=group"], "'games=group' is no setting; allowed are game, estimator"),
         (["shapley@game"], "'game' is no setting"),
-        (["shapley@budget=many"], "a budget is a whole number, not 'many'"),
+        (["shapley@budget=many"], "budget is a whole number, not 'many'"),
+        (["shapley@for-ratio=half"], "for-ratio is a number, not 'half'"),
     ],
 )
 def test_what_is_refused(given: list[str], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import pytest
 import graphprune as gp
 from graphprune.comparison import CompareOptions, Comparison, Images, arrange, compare
 from graphprune.criteria import RankRequest, rank
+from graphprune.data import CalibrationBatches
 from graphprune.errors import BudgetError, OptionError
 from graphprune.fidelity import Judge
+from graphprune.graph import DependencyGraph
+from graphprune.ranking import Ranking
 from graphprune.repairs import repair
 from graphprune.selection import select
 from graphprune.surgery import cut
@@ -101,6 +105,22 @@ def test_what_cannot_be_compared_is_noted_and_the_rest_goes_on() -> None:
     exact, unreachable = sorted(found.notes, key=lambda note: "l2" in note)
     assert exact.startswith("shapley@estimator=exact@budget=2 is left out: ")
     assert unreachable.startswith("l2: removing 99.0% of the macs is not reachable")
+
+
+def test_rankings_are_made_for_what_their_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def recording(graph: DependencyGraph, images: CalibrationBatches, **settings: Any) -> Ranking:
+        asked.append((settings["for_ratio"], settings["for_repair"]))
+        return rank(graph, images, criterion="l2")
+
+    monkeypatch.setattr("graphprune.comparison.running.criteria.rank", recording)
+    options = CompareOptions(
+        criteria=("shapley@for-ratio=0.1", "shapley@for-repair=least-squares"), ratios=(0.3,),
+        seeds=1, repairs=("none",), floor=False,
+    )  # fmt: skip
+    compare(graph_of(), data(), None, options)
+    assert asked == [(0.1, "auto"), (0.5, "least-squares")]
 
 
 def test_where_nothing_can_be_compared_the_reason_is_raised() -> None:
