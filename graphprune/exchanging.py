@@ -125,6 +125,7 @@ def exchange(
     game = NetworkGame(graph, judges, value, running, ranks)
     search = _Search(ranking, budget, game, most, progress)
     search.run()
+    progress(_STAGE, most, most)
     return Exchanged(
         plan=search.plan,
         before=search.before,
@@ -184,7 +185,7 @@ class _Search:
         self._most = most
         self._progress = progress
         self._scores = _positive(ranking.scores)
-        self.plan = select_within(self._scaled(self._scores), budget)
+        self.plan = select_within(ranking, budget)
         self._kept = self.plan.kept(ranking.graph)
         self.before = self.worth = self._worth(self._kept)
 
