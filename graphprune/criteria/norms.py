@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from graphprune.criteria.base import criterion
 from graphprune.criteria.request import RankRequest, Scored
 from graphprune.graph import DependencyGraph
 from graphprune.ranking import Scores
 from graphprune.tracing import named_tensors
+
+_NUMBERS = 1 << 18
+"""How many weights are widened at once."""
 
 
 @criterion("l1", needs_data=False)
@@ -47,8 +51,18 @@ def _summed(graph: DependencyGraph, *, power: int, readers: bool = False) -> Sco
         units = graph.parameter_units.get(axis.parameter, {}).get(axis.dim)
         if units is None or not (axis.produces or (readers and axis.consumes)):
             continue
-        weights = tensors[axis.parameter].detach().cpu().double().abs().pow(power)
-        others = [dim for dim in range(weights.dim()) if dim != axis.dim]
-        slices = torch.sum(weights, others).numpy() if others else weights.numpy()
+        slices = _by_slice(tensors[axis.parameter], axis.dim, power).numpy()
         np.add.at(scores, units[units >= 0], slices[units >= 0])
     return scores
+
+
+def _by_slice(weight: Tensor, dim: int, power: int) -> Tensor:
+    """Sum ``|weight| ** power`` over all dims but one, in float64, a part of it at a time."""
+    others = [other for other in range(weight.dim()) if other != dim]
+    at_once = max(1, _NUMBERS * weight.shape[dim] // max(1, weight.numel()))
+    parts, sums = weight.detach().split(at_once, dim), []
+    wide = torch.empty(parts[0].shape, dtype=torch.float64)  # reused: the heap stays in one piece
+    for part in parts:
+        powers = wide.narrow(dim, 0, part.shape[dim]).copy_(part).abs_().pow_(power)
+        sums.append(powers.sum(others) if others else powers.clone())
+    return torch.cat(sums)

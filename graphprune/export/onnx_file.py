@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxscript.optimizer
 import torch
 from onnxscript import ir
@@ -18,6 +19,7 @@ from graphprune.errors import OptionError, TraceError
 from graphprune.export.lowering import lowered
 from graphprune.export.program import program_of
 from graphprune.files import replacing
+from graphprune.onnx_bytes import LARGE, LargeWeight, write_with
 from graphprune.tracing import BATCH, quiet_export
 
 METADATA_PREFIX = "graphprune."
@@ -163,6 +165,23 @@ def _describe(model: ir.Model, metadata: Mapping[str, str]) -> None:
 def _write(model: ir.Model, path: Path) -> None:
     weights = (value.const_value for value in model.graph.initializers.values())
     size = sum(tensor.nbytes for tensor in weights if tensor is not None)
-    beside = f"{path.name}.data" if size > _LARGEST_FILE else None
     with replacing(path) as temporary:
-        ir.save(model, temporary, external_data=beside)
+        if size > _LARGEST_FILE:
+            ir.save(model, temporary, external_data=f"{path.name}.data")
+            return
+        large = _take_large(model)
+        with temporary.open("wb") as stream:
+            write_with(ir.to_proto(model), large, stream)
+
+
+def _take_large(model: ir.Model) -> list[LargeWeight]:
+    """Take the large weights out of a model; readers still know them by name."""
+    taken = []
+    for name, value in list(model.graph.initializers.items()):
+        weight = value.const_value
+        if weight is None or weight.nbytes <= LARGE or weight.dtype.bitwidth % 8:
+            continue
+        del model.graph.initializers[name]
+        tensor = onnx.TensorProto(name=name, data_type=weight.dtype, dims=weight.shape.numpy())
+        taken.append(LargeWeight(tensor=tensor, size=weight.nbytes, numbers=weight.tobytes))
+    return taken

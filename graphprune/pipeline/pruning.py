@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from graphprune.artifacts import (
@@ -41,6 +42,7 @@ from graphprune.pipeline.subject import Subject, renumbered
 from graphprune.pipeline.timing import timed
 from graphprune.pipeline.validation import planned_shapes, save_divergence, validation_record
 from graphprune.progress import Progress
+from graphprune.releasing import release
 from graphprune.repairs import RepairResult
 from graphprune.report import write_report, write_run_plots
 from graphprune.selection import PruningPlan
@@ -85,12 +87,15 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     subject, plan, folder = selected.subject, selected.plan, RunFolder(common.out).staging
     kept = plan.kept(subject.graph)
     stages = _Stages(subject.timings, common.progress)
+    release()
     with stages.next("prune"):
         smaller = cut(subject.graph, kept)
     with stages.next("repair"):
         repaired = repaired_network(smaller, subject.data, repairing(options, common))
     with stages.next("judge"):
         verdict = judged(subject, kept, smaller, repaired)
+        del smaller  # it may be large; if repair changed it, it is cut again for its check
+        release()
     with stages.next("save"):
         ranking_record = ranking_file(selected.ranking, subject.model, subject.source)
         plan_record = plan_file(plan, subject.model.sha256)
@@ -106,13 +111,14 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             "version": versions().get("graphprune", ""),
         }
         export_onnx(repaired.model, folder.onnx, metadata=metadata, program=program)
+    release()
     with stages.next("validate"):
         report = validate(
             repaired.model,
             folder.onnx,
-            cut=smaller,
+            cut=partial(cut, subject.graph, kept) if repaired.changed else None,
             masked=mask_network(subject.graph, kept, shared=True),
-            reloaded=load_program(folder.program),
+            reloaded=partial(load_program, folder.program),
             data=renumbered(subject, kept),
             background=Background(graph=subject.graph, planned=planned_shapes(subject.graph, plan)),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -73,16 +74,17 @@ def validate_run(
         )
     plan = plan_of(file, subject.graph)
     kept = plan.kept(subject.graph)
-    smaller, reloaded = cut(subject.graph, kept), load_program(folder.program)
+    reloaded = load_program(folder.program)
+    unrepaired = same_weights(cut(subject.graph, kept), reloaded, changed=manifest.repair.changed)
     return validate(
         reloaded,
         folder.onnx,
-        cut=smaller,
+        cut=partial(cut, subject.graph, kept),
         masked=mask_network(subject.graph, kept, shared=True),
         data=renumbered(subject, kept),
         provider=options.provider,
         settings=options.settings,
-        extra=(same_weights(smaller, reloaded, changed=manifest.repair.changed),),
+        extra=(unrepaired,),
         background=Background(graph=subject.graph, planned=planned_shapes(subject.graph, plan)),
     )
 

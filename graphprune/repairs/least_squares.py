@@ -11,7 +11,7 @@ that leaves the least error on held-out images; where none helps, the layer stay
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,21 +126,26 @@ class _Refit:
                     LayerGain(layer=name, before=before, after=after, ridge=strength),
                     change,
                 )
+            del change
         if chosen is not None:
             self._apply(rows.layer, chosen, sink)
         return best
 
-    def _candidates(self, problem: LeastSquares, intercept: bool) -> list[tuple[float, Change]]:
-        if not self._weights:
-            return [(0.0, problem.shift())] if intercept else []
-        strengths = STRENGTHS if self._job.held_out is not None else (UNCHECKED_STRENGTH,)
-        return list(zip(strengths, problem.solutions(strengths), strict=True))
+    def _candidates(self, problem: LeastSquares, intercept: bool) -> Iterator[tuple[float, Change]]:
+        """Solve for one strength after the other: solutions of wide layers are large."""
+        if self._weights:
+            strengths = STRENGTHS if self._job.held_out is not None else (UNCHECKED_STRENGTH,)
+            solutions = problem.solutions(strengths)
+            for strength in strengths:  # zip would hold a solution until the next one is there
+                yield strength, next(solutions)
+        elif intercept:
+            yield 0.0, problem.shift()
 
     def _apply(self, layer: LinearLayer, change: Change, sink: _Sink | None) -> None:
         weight = self._job.model.get_parameter(layer.weight)
         if self._weights:
             matrix = layer.layout.matrix(weight)
-            added = (matrix.double() + change.weight).to(weight.dtype)
+            added = change.weight.add_(matrix)  # in place and in float64: both may be large
             weight.copy_(layer.layout.weight(added, weight))
         if sink is not None:
             sink.tensor.add_(sink.sign * change.bias.flatten().to(sink.tensor.dtype))

@@ -94,8 +94,7 @@ class LeastSquares:
             gram = gram - columns[:, :, None] * columns[:, None, :]
             cross = cross - columns[:, :, None] * residuals[:, None, :]
         for strength in strengths:
-            weight = _solved(gram, strength * size, cross).mT
-            yield Change(weight, self._bias(weight, columns, residuals))
+            yield self._change(_solved(gram, strength * size, cross).mT, columns, residuals)
 
     def _dual(self, strengths: Sequence[float]) -> Iterator[Change]:
         """Solve in the space of rows: there are fewer than columns."""
@@ -109,8 +108,11 @@ class LeastSquares:
         products = (columns @ columns.mT).double() / count
         for strength in strengths:
             shares = _solved(products, strength * size, residuals.double() / count)
-            weight = shares.mT @ columns.double()
-            yield Change(weight, self._bias(weight, *means))
+            yield self._change(shares.mT @ columns.double(), *means)
+
+    def _change(self, weight: Tensor, columns: Tensor, residuals: Tensor) -> Change:
+        # Not inlined: a generator would hold the weight until the next one is there.
+        return Change(weight, self._bias(weight, columns, residuals))
 
     def _bias(self, weight: Tensor, columns: Tensor, residuals: Tensor) -> Tensor:
         if not self._intercept:

@@ -9,6 +9,7 @@ import onnx
 from onnx.external_data_helper import ExternalDataInfo
 
 from graphprune.errors import ArtifactError
+from graphprune.onnx_bytes import read_outline
 from graphprune.runtime import require_onnx_file
 from graphprune.verify.report import Check
 
@@ -19,23 +20,19 @@ _DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file with the weights that lie beside it.
+    """Read an ONNX file but for the numbers of large weights, see :func:`read_outline`.
 
     Raises:
         ArtifactError: It is missing, damaged or no ONNX file, or weights beside it are missing.
     """
     require_onnx_file(path)
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = read_outline(path)
     except Exception as error:  # protobuf and onnx raise unrelated types
         raise _damaged(path, error) from error
     if not model.graph.node and not model.graph.output:
         raise ArtifactError(f"{path} holds no graph", hint="export the network again")
     _require_beside(path, model)
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # see above
-        raise _damaged(path, error) from error
     return model
 
 
@@ -84,15 +81,15 @@ def check_dead(model: onnx.ModelProto) -> Check:
     return Check(name="dead initializers", ok=not dead, detail=detail)
 
 
-def check_external(path: Path) -> Check:
+def check_external(path: Path, model: onnx.ModelProto) -> Check:
     """Say which files beside an ONNX file hold its weights; :func:`read_onnx` has found them."""
-    sizes = dict(_external(path, onnx.load(path, load_external_data=False)))
-    listed = ", ".join(f"{name} ({path.with_name(name).stat().st_size:,} bytes)" for name in sizes)
+    names = sorted({name for name, _ in external_parts(path, model)} - {path.name})
+    listed = ", ".join(f"{name} ({path.with_name(name).stat().st_size:,} bytes)" for name in names)
     return Check(name="external data", ok=True, detail=listed or "none: one file holds everything")
 
 
 def _require_beside(path: Path, model: onnx.ModelProto) -> None:
-    for name, needed in _external(path, model):
+    for name, needed in external_parts(path, model):
         beside = path.parent / name
         if not beside.is_file():
             raise ArtifactError(
@@ -106,8 +103,8 @@ def _require_beside(path: Path, model: onnx.ModelProto) -> None:
             )
 
 
-def _external(path: Path, model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
-    """Return files beside a file, each with the place of the last byte that a weight needs.
+def external_parts(path: Path, model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
+    """Return what files hold large weights, each with the place of the last byte that one needs.
 
     Raises:
         ArtifactError: One is not in the folder of the file.

@@ -13,8 +13,10 @@ from torch import fx, nn
 from graphprune.errors import GraphpruneError
 from graphprune.files import replacing
 from graphprune.graph import DependencyGraph, trace
+from graphprune.onnx_bytes import with_weights
 from graphprune.surgery import PrunedModel
 from graphprune.verify.cases import Case
+from graphprune.verify.contents import read_onnx
 from graphprune.verify.divergence import find_divergence
 from graphprune.verify.forms import Form, first_failing
 from graphprune.verify.report import Divergence
@@ -23,7 +25,7 @@ from graphprune.verify.tolerances import Limits
 
 def locate(
     network: nn.Module,
-    file: onnx.ModelProto,
+    path: Path,
     forms: tuple[Form, Form],
     cases: Sequence[Case],
     limits: Limits,
@@ -33,7 +35,7 @@ def locate(
 
     Args:
         network: The network.
-        file: Its file.
+        path: Its file.
         forms: Both, ready to run.
         cases: Inputs, on some of which they differ.
         limits: What passes.
@@ -49,6 +51,7 @@ def locate(
         if traced is None and graph is not None:
             traced = graph.program.module
         if traced is not None:
+            file = with_weights(read_onnx(path), path.parent)
             return find_divergence(traced, file, case, limits.default.relative, graph)
     return None
 

@@ -17,7 +17,8 @@ def as_double(module: nn.Module) -> nn.Module:
 
     Besides weights and buffers that takes the dtypes written into graphs, such as those of casts
     inside norms. What ordinary modules write into their forward stays as it is. Graphs share their
-    weights and widen each where it is read, so that large networks are not held a third time.
+    weights and widen each where it is read and no longer, so that large networks are not held a
+    third time.
 
     Args:
         module: The network; it is not changed.
@@ -70,4 +71,14 @@ def _widened(graph: fx.Graph) -> fx.Graph:
     for node in widened.nodes:
         node.args = fx.node.map_aggregate(node.args, of)
         node.kwargs = fx.node.map_aggregate(node.kwargs, of)
+    _read_late(widened)
     return widened
+
+
+def _read_late(graph: fx.Graph) -> None:
+    """Read every weight anew right before each use: graphs of torch.export read all at once."""
+    for weight in graph.find_nodes(op="get_attr"):
+        for user in list(weight.users):
+            with graph.inserting_before(user):
+                user.replace_input_with(weight, graph.node_copy(weight))
+        graph.erase_node(weight)

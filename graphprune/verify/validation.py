@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import fx, nn
 from graphprune.data import CalibrationBatches
 from graphprune.errors import ArtifactError
 from graphprune.graph import DependencyGraph
+from graphprune.releasing import release
 from graphprune.runtime import Session, open_session
 from graphprune.verify.cases import Cases, Settings, cases_for, tensors_of
 from graphprune.verify.comparison import SAME
@@ -62,6 +63,9 @@ class Background:
     planned: Mapping[str, Shape] | None = None
 
 
+Lazy = nn.Module | Callable[[], nn.Module]
+"""A network, or what makes it: large ones need not be held before and after their own check."""
+
 NOTHING = Background()
 """Only the network and the file are known."""
 
@@ -70,9 +74,9 @@ def validate(  # noqa: PLR0913 - one for each form
     pruned: nn.Module,
     path: Path | str,
     *,
-    cut: nn.Module | None = None,
+    cut: Lazy | None = None,
     masked: nn.Module | None = None,
-    reloaded: nn.Module | None = None,
+    reloaded: Lazy | None = None,
     data: CalibrationBatches | None = None,
     provider: str = "auto",
     settings: Settings = THOROUGH,
@@ -101,31 +105,48 @@ def validate(  # noqa: PLR0913 - one for each form
     """
     path = Path(path)
     file = read_onnx(path)
-    session = open_session(path, provider)
     limits = limits_for(
         pruned,
-        session.output_names,
+        [value.name for value in file.graph.output],
         rtol=settings.rtol,
         atol=settings.atol,
         own=settings.tolerances,
     )
     cases = cases_for(pruned, declared_inputs(file), settings, background.example_inputs)
-    checks = [*_structure(path, file, pruned, cases, background), _check_provider(session)]
+    structure = _structure(path, file, pruned, cases, background)
     form = remembered(torch_form(pruned))
+    in_torch = []
     if masked is not None:
-        checks.append(check_exactly_equal(pruned if cut is None else cut, masked, cases.some()))
+        in_torch.append(_check_masked(pruned if cut is None else cut, masked, cases))
+        release()
     if reloaded is not None:
-        checks.append(same_weights(pruned, reloaded, name="reloaded weights"))
-        same = Limits(default=Limit(relative=SAME))
-        checks += check_equal("reloaded = pruned", form, torch_form(reloaded), cases.random(), same)
+        in_torch += _check_reloaded(pruned, form, reloaded, cases)
+        release()
+    runtime = _Runtime(path=path, file=file, provider=provider, limits=limits)
+    fits = all(check.ok for check in structure if check.name == "inputs")
+    used, compared = runtime.check(form, cases, data) if fits else (runtime.check_provider(), ())
     divergence = None
-    if all(check.ok for check in checks if check.name == "inputs"):
-        runtime = _Runtime(path=path, file=file, session=session, limits=limits)
-        compared = runtime.check(form, cases, data)
-        checks += compared
-        if not all(check.ok for check in compared):
-            divergence = runtime.locate(pruned, form, cases, background.graph)
-    return ValidationReport(checks=(*checks, *extra), divergence=divergence)
+    if not _all_ok(compared):
+        divergence = runtime.locate(pruned, form, cases, background.graph)
+    checks = (*structure, used, *in_torch, *compared, *extra)
+    return ValidationReport(checks=checks, divergence=divergence)
+
+
+def _check_masked(unrepaired: Lazy, masked: nn.Module, cases: Cases) -> Check:
+    return check_exactly_equal(_made(unrepaired), masked, cases.some())
+
+
+def _check_reloaded(pruned: nn.Module, form: Form, reloaded: Lazy, cases: Cases) -> list[Check]:
+    other = _made(reloaded)
+    same = Limits(default=Limit(relative=SAME))
+    return [
+        same_weights(pruned, other, name="reloaded weights"),
+        *check_equal("reloaded = pruned", form, torch_form(other), cases.random(), same),
+    ]
+
+
+def _made(form: Lazy) -> nn.Module:
+    return form if isinstance(form, nn.Module) else form()
 
 
 def _structure(
@@ -133,9 +154,9 @@ def _structure(
 ) -> list[Check]:
     planned = background.planned
     return [
-        check_file(path),
+        check_file(path, file),
         check_opset(file),
-        check_external(path),
+        check_external(path, file),
         check_dead(file),
         check_inputs(file, cases.leaves),
         check_batch(file, dynamic=cases.signature.fixed_batch is None),
@@ -162,44 +183,66 @@ def _check_provider(session: Session) -> Check:
 
 @dataclass(frozen=True, kw_only=True)
 class _Runtime:
-    """A file in onnxruntime, to be compared with a network."""
+    """A file in onnxruntime, to be compared with a network.
+
+    Every session holds the weights once more, so one is closed before the next is opened.
+    """
 
     path: Path
     file: onnx.ModelProto
-    session: Session
+    provider: str
     limits: Limits
 
-    def check(self, reference: Form, cases: Cases, data: CalibrationBatches | None) -> list[Check]:
-        drawn, other = cases.random(), remembered(onnx_form(self.session))
+    def check_provider(self) -> Check:
+        """Check which provider runs the file."""
+        return _check_provider(open_session(self.path, self.provider))
+
+    def check(
+        self, reference: Form, cases: Cases, data: CalibrationBatches | None
+    ) -> tuple[Check, Sequence[Check]]:
+        """Check the provider, and what the file computes."""
+        used, same, checks, on_data = self._check_optimized(reference, cases, data)
+        release()
+        plain = self._check_unoptimized(reference, cases) if _all_ok(same) else ()
+        return used, (*same, *checks, *plain, *on_data)
+
+    def _check_optimized(
+        self, reference: Form, cases: Cases, data: CalibrationBatches | None
+    ) -> tuple[Check, Sequence[Check], Sequence[Check], Sequence[Check]]:
+        session = open_session(self.path, self.provider)
+        drawn, other = cases.random(), remembered(onnx_form(session))
         same = check_equal("onnxruntime = torch", reference, other, drawn, self.limits)
         checks = [
-            *same,
             *check_sizes(reference, other, cases.other_sizes(), self.limits),
             check_variety(reference, drawn),
         ]
-        if all(check.ok for check in same):
+        if _all_ok(same):
             ran = runnable(reference, drawn)
             runs = [(tensors_of(case.inputs), other(case)) for case in ran]
             checks.append(check_declared(self.file, runs))
-            checks += self._check_unoptimized(reference, cases)
+        on_data: Sequence[Check] = ()
         if data is not None:
-            checks += check_on_data(reference, other, cases.real(data), self.limits)
-        return checks
+            on_data = check_on_data(reference, other, cases.real(data), self.limits)
+        return _check_provider(session), same, checks, on_data
 
     def locate(
         self, network: nn.Module, reference: Form, cases: Cases, graph: DependencyGraph | None
     ) -> Divergence | None:
         """Find where the two part."""
         sizes = [case for some in cases.other_sizes().values() for case in some]
-        forms = reference, onnx_form(self.session)
+        forms = reference, onnx_form(open_session(self.path, self.provider))
         drawn = [*cases.random(), *runnable(reference, sizes)]
-        return locate(network, self.file, forms, drawn, self.limits, graph)
+        return locate(network, self.path, forms, drawn, self.limits, graph)
 
     def _check_unoptimized(self, reference: Form, cases: Cases) -> Sequence[Check]:
         """Compare without onnxruntime's own rewriting, which could hide a fault or make one."""
         name = "without optimization"
         try:
-            plain = open_session(self.path, self.session.asked, optimized=False)
+            plain = open_session(self.path, self.provider, optimized=False)
         except ArtifactError:  # kernels of some dtypes exist for rewritten graphs only
             return [Check(name=name, ok=True, detail="onnxruntime cannot run it without")]
         return check_equal(name, reference, onnx_form(plain), cases.some(), self.limits)
+
+
+def _all_ok(checks: Sequence[Check]) -> bool:
+    return all(check.ok for check in checks)

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphprune.errors import ArtifactError
+from graphprune.onnx_bytes import with_weights
 from graphprune.verify.contents import (
     check_dead,
     check_external,
@@ -75,10 +76,10 @@ def test_opsets_must_be_declared_and_known() -> None:
 def test_files_beside_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     beside = saved_beside(path)
-    assert beside.name in check_external(path).detail
-    assert read_onnx(path).graph.initializer[0].raw_data
+    assert beside.name in check_external(path, read_onnx(path)).detail
+    assert with_weights(read_onnx(path), tmp_path).graph.initializer[0].raw_data
     onnx.save(model(), path)
-    assert "none" in check_external(path).detail
+    assert "none" in check_external(path, read_onnx(path)).detail
 
 
 def test_a_missing_file_beside_is_an_error(tmp_path: Path) -> None:
