@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import onnx
-from onnx.external_data_helper import ExternalDataInfo
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
 from graphprune.errors import ArtifactError
 from graphprune.onnx_bytes import read_outline
@@ -33,6 +33,10 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     if not model.graph.node and not model.graph.output:
         raise ArtifactError(f"{path} holds no graph", hint="export the network again")
     _require_beside(path, model)
+    try:
+        _read_once(path, model)
+    except Exception as error:  # see above
+        raise _damaged(path, error) from error
     return model
 
 
@@ -101,6 +105,18 @@ def _require_beside(path: Path, model: onnx.ModelProto) -> None:
                 f"{beside} has {beside.stat().st_size:,} bytes, {path.name} needs {needed:,}",
                 hint="it is cut short or of another export; export the network again",
             )
+
+
+def _read_once(path: Path, model: onnx.ModelProto) -> None:
+    """Read what lies beside a file, a weight at a time: onnx refuses links and odd places."""
+    for value in model.graph.initializer:
+        if (
+            value.data_location == onnx.TensorProto.EXTERNAL
+            and ExternalDataInfo(value).location != path.name
+        ):
+            weight = onnx.TensorProto()
+            weight.CopyFrom(value)
+            load_external_data_for_tensor(weight, str(path.parent))
 
 
 def external_parts(path: Path, model: onnx.ModelProto) -> Iterator[tuple[str, int]]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.game.masking import mask_network
 from graphprune.graph import trace
@@ -11,6 +15,12 @@ from graphprune.surgery import cut
 from graphprune.verify import as_double, same_weights
 from tests.export.subjects import subject
 from tests.helpers import random_kept, run
+
+_TO_COPY = torch.ops.aten._to_copy.default
+
+
+def inputs() -> Tensor:
+    return torch.randn(2, 64)
 
 
 class HalfNorm(nn.Module):
@@ -78,3 +88,29 @@ def test_weights_of_graphs_are_not_held_again() -> None:
     traced = {tensor.data_ptr() for tensor in graph.program.module.parameters()}
     assert {tensor.data_ptr() for tensor in masked.parameters()} <= traced
     assert list(as_double(masked).parameters()) == []
+
+
+def test_weights_are_widened_one_at_a_time() -> None:
+    graph = trace(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)), (inputs(),))
+    alive, most = 0, 0
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: object, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> object:
+            nonlocal alive, most
+            made = func(*args, **(kwargs or {}))  # type: ignore[operator]
+            if isinstance(made, Tensor) and made.shape == (64, 64) and func is _TO_COPY:
+                alive += 1
+                most = max(most, alive)
+                weakref.finalize(made, released)
+            return made
+
+    def released() -> None:
+        nonlocal alive
+        alive -= 1
+
+    wide = as_double(graph.program.module)
+    with Counting(), torch.no_grad():
+        wide(inputs().double())
+    assert most == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from pathlib import Path
 
 import onnx
@@ -16,8 +17,16 @@ from graphprune.errors import ArtifactError, DataError, OptionError, ValidationE
 from graphprune.export import export_onnx, load_program, save_program
 from graphprune.game.masking import mask_network
 from graphprune.graph import trace
+from graphprune.runtime import Session, open_session
 from graphprune.surgery import PrunedModel, cut
-from graphprune.verify import Check, Settings, ValidationReport, raise_for, validate
+from graphprune.verify import (
+    Check,
+    Settings,
+    ValidationReport,
+    raise_for,
+    validate,
+    validation,
+)
 from tests.export.subjects import subject
 from tests.helpers import random_kept, randomize
 
@@ -354,3 +363,18 @@ def test_a_table_looked_up_by_constants_may_be_computed_beforehand(tmp_path: Pat
     report = validate(pruned, tmp_path / "model.onnx")
     assert report.ok
     assert by_name(report)["weights"].detail.startswith("3 of 3")
+
+
+def test_one_session_is_open_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[weakref.ref[Session]] = []
+
+    def watched(path: Path, provider: str, *, optimized: bool = True) -> Session:
+        assert not [session for session in opened if session() is not None]
+        session = open_session(path, provider, optimized=optimized)
+        opened.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(validation, "open_session", watched)
+
+    assert validate(subject("MLP").pruned, exported("MLP", folder)).ok
+    assert len(opened) == 2
