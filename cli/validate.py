@@ -99,6 +99,7 @@ def command(
             report = pipeline.validate_files(source, Path(given[1]), images, wanted, common)
         else:
             report = pipeline.validate_run(images, wanted, common)
+            pipeline.drop_divergence(report, common)
         witnesses = pipeline.save_divergence(report, common)
         progress("validate", 1, 1)
     _show(report, witnesses, as_json=as_json)

@@ -28,6 +28,7 @@ from graphprune.pipeline.recording import (
 )
 from graphprune.pipeline.subject import Subject, prepare
 from graphprune.pipeline.validation import (
+    drop_divergence,
     save_divergence,
     validate_files,
     validate_run,
@@ -53,6 +54,7 @@ __all__ = [
     "choice_record",
     "chosen_device",
     "compare",
+    "drop_divergence",
     "exchange_record",
     "fitness_notes",
     "holding",

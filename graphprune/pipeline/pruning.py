@@ -40,7 +40,12 @@ from graphprune.pipeline.recording import (
 )
 from graphprune.pipeline.subject import Subject, renumbered
 from graphprune.pipeline.timing import timed
-from graphprune.pipeline.validation import planned_shapes, save_divergence, validation_record
+from graphprune.pipeline.validation import (
+    drop_divergence,
+    planned_shapes,
+    save_divergence,
+    validation_record,
+)
 from graphprune.progress import Progress
 from graphprune.releasing import release
 from graphprune.repairs import RepairResult
@@ -133,6 +138,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     run = RunFolder(common.out)
     write_report(run, manifest, plan_record, ranking_record, network=network, path=folder.report)
     commit(run.path, run.replaced)
+    drop_divergence(report, common)
     if selected.store is not None:
         selected.store.clear()
     plots = write_run_plots(plan_record, ranking_record, network, run.plots, options.plots)

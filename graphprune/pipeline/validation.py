@@ -37,6 +37,7 @@ from graphprune.verify import (
     Background,
     Divergence,
     ValidationReport,
+    drop_witness,
     same_weights,
     save_witness,
     validate,
@@ -189,6 +190,12 @@ def save_divergence(report: ValidationReport, common: Common) -> tuple[Path, ...
     if report.divergence is None or common.dry_run:
         return ()
     return save_witness(report.divergence, RunFolder(common.out).divergence)
+
+
+def drop_divergence(report: ValidationReport, common: Common) -> None:
+    """Remove what an earlier validation of this folder wrote if nothing diverges any more."""
+    if report.divergence is None and not common.dry_run:
+        drop_witness(RunFolder(common.out).divergence)
 
 
 def _divergence_record(

@@ -14,6 +14,7 @@ from graphprune.artifacts import (
     CheckRecord,
     ChoiceRecord,
     DataRecord,
+    DivergenceRecord,
     ExchangeRecord,
     FaithfulnessRecord,
     LatencyRecord,
@@ -142,6 +143,7 @@ class RunView:
     notes: tuple[str, ...]
     groups: tuple[GroupRow, ...]
     checks: tuple[CheckRow, ...]
+    divergence: tuple[tuple[str, str], ...]
     latency: tuple[LatencyRow, ...]
     latency_of: str
     command: str
@@ -173,6 +175,7 @@ def view_of(manifest: ManifestFile, plan: PlanFile, ranking: RankingFile) -> Run
         notes=(*manifest.notes, *manifest.repair.notes),
         groups=_groups(plan, ranking),
         checks=tuple(_check(check) for check in manifest.validation.checks),
+        divergence=_divergence_rows(manifest.validation.divergence),
         latency=_latency_rows(manifest.latency),
         latency_of="" if manifest.latency is None else _latency_of(manifest.latency),
         command=_command(manifest.argv),
@@ -351,6 +354,23 @@ def _check(check: CheckRecord) -> CheckRow:
         error="" if error is None else f"{error:.1e}",
         allowed="" if check.tolerance is None else f"{check.tolerance:.0e}",
         detail=check.detail,
+    )
+
+
+def _divergence_rows(found: DivergenceRecord | None) -> tuple[tuple[str, str], ...]:
+    """Return where the file parts from the network; nothing if it does not."""
+    if found is None:
+        return ()
+    error = None if found.error is None else f"{found.error:.1e} ({found.case})"
+    return _present(
+        ("node", f"{found.node} ({found.op})"),
+        ("value", found.value),
+        ("error", error),
+        ("module", found.module or None),
+        ("source", found.source or None),
+        ("weights", ", ".join(found.weights) or None),
+        ("group", ", ".join(found.groups) or None),
+        ("shown by", ", ".join(found.files) or None),
     )
 
 

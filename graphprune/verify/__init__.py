@@ -1,7 +1,7 @@
 """Verify: prove, number by number, that several forms of one network compute the same function."""
 
 from graphprune.verify.cases import Settings
-from graphprune.verify.locating import save_witness
+from graphprune.verify.locating import drop_witness, save_witness
 from graphprune.verify.precision import as_double
 from graphprune.verify.report import Check, Divergence, ValidationReport, raise_for
 from graphprune.verify.tolerances import Tolerance
@@ -16,6 +16,7 @@ __all__ = [
     "Tolerance",
     "ValidationReport",
     "as_double",
+    "drop_witness",
     "raise_for",
     "same_weights",
     "save_witness",

@@ -56,6 +56,20 @@ def locate(
     return None
 
 
+WITNESSES = ("submodel.onnx", "inputs.npz", "expected.npz")
+"""Files that show a divergence."""
+
+
+def drop_witness(folder: Path) -> None:
+    """Remove what :func:`save_witness` wrote, and the folder if nothing else is in it."""
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    with suppress(OSError):  # a folder that may not be written to keeps what is in it
+        for name in WITNESSES:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def save_witness(divergence: Divergence, folder: Path) -> tuple[Path, ...]:
     """Write the part of the file that shows a divergence, its inputs, and what is right.
 
@@ -69,12 +83,12 @@ def save_witness(divergence: Divergence, folder: Path) -> tuple[Path, ...]:
     Raises:
         ArtifactError: The folder cannot be written to.
     """
-    witness, written = divergence.witness, [folder / "submodel.onnx", folder / "inputs.npz"]
+    witness, written = divergence.witness, [folder / name for name in WITNESSES[:2]]
     with replacing(written[0]) as temporary:
         onnx.save(witness.model, temporary)
     arrays = [{name: value.numpy() for name, value in witness.inputs.items()}]
     if witness.expected is not None:
-        written.append(folder / "expected.npz")
+        written.append(folder / WITNESSES[2])
         arrays.append({divergence.value: witness.expected.numpy()})
     for path, named in zip(written[1:], arrays, strict=True):
         with replacing(path) as temporary, temporary.open("wb") as stream:

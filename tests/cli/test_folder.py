@@ -170,3 +170,15 @@ def test_a_folder_of_a_run_may_be_a_link(run: Run, workplace: Path) -> None:
     assert run(*PRUNE, "--ratio", "0.2").code == 0
     assert (workplace / "disk" / "manifest.json").exists()
     assert not staging_of(workplace / "disk").exists()
+
+
+@pytest.mark.parametrize("again", [(*PRUNE, "--ratio", "0.2"), ("validate", "-q")])
+def test_what_showed_an_old_difference_is_removed(
+    run: Run, workplace: Path, again: tuple[str, ...]
+) -> None:
+    assert run(*PRUNE, "--ratio", "0.3").code == 0
+    old = RunFolder(workplace / "graphprune-out").divergence
+    old.mkdir()
+    (old / "submodel.onnx").touch()
+    assert run(*again).code == 0
+    assert not old.exists()

@@ -14,6 +14,8 @@ from graphprune.artifacts import (
     AccuracyRecord,
     CandidateRecord,
     ChoiceRecord,
+    DivergenceRecord,
+    ExchangeRecord,
     FaithfulnessRecord,
     FidelityRecord,
     IntervalRecord,
@@ -61,6 +63,36 @@ class _Page(HTMLParser):
 
 def read(html: str) -> _Page:
     return _Page(html)
+
+
+def test_shows_where_a_file_parts_from_its_network() -> None:
+    found = DivergenceRecord(
+        case="batch 2, seed 0", node="node_conv2d_3", op="Conv", value="conv2d_3", error=0.25,
+        module="layer1.0.conv2", source="", weights=("layer1.0.conv2.weight",),
+        groups=(_HOSTILE,), files=("divergence/submodel.onnx",),
+    )  # fmt: skip
+    plain = runs.manifest()
+    validation = plain.validation.model_copy(update={"ok": False, "divergence": found})
+    failed = plain.model_copy(update={"validation": validation})
+    text = read(render(failed, runs.plan(), runs.ranking())).text
+    for shown in (
+        "First difference",
+        "node_conv2d_3 (Conv)",
+        "2.5e-01 (batch 2, seed 0)",
+        "layer1.0.conv2.weight",
+        _HOSTILE,
+        "divergence/submodel.onnx",
+    ):
+        assert shown in text
+    assert "First difference" not in read(render(plain, runs.plan(), runs.ranking())).text
+
+
+def test_shows_what_groups_traded() -> None:
+    traded = ExchangeRecord(value="kl", before=-3.776, after=None, evaluations=54, n_images=256)
+    manifest = runs.manifest().model_copy(update={"exchange": traded})
+    text = read(render(manifest, runs.plan(), runs.ranking())).text
+    assert "exchange between groups, kl on 256 images" in text
+    assert "-3.78 to -, higher is better (54 coalitions)" in text
 
 
 def test_shows_the_figures() -> None:

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from graphprune.export import export_onnx
-from graphprune.verify import Divergence, save_witness, validate
+from graphprune.verify import Divergence, drop_witness, save_witness, validate
 from tests.export.subjects import subject
 
 
@@ -75,6 +75,19 @@ def test_what_was_saved_shows_the_difference(tmp_path: Path) -> None:
     right = np.load(expected)[divergence.value]
     error = np.abs(computed - right).max() / np.abs(right).max()
     assert error == pytest.approx(divergence.error, rel=1e-3)
+
+
+def test_what_was_saved_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "shown"
+    drop_witness(folder)  # there is nothing yet
+    files = save_witness(found("Windows", "val_33", tmp_path), folder)
+    (folder / "mine.txt").touch()
+    drop_witness(folder)
+    assert not any(file.exists() for file in files)
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+    (folder / "mine.txt").unlink()
+    drop_witness(folder)
+    assert not folder.exists()
 
 
 def test_ordinary_modules_are_traced(tmp_path: Path) -> None:
