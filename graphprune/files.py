@@ -117,6 +117,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def to_disk(path: Path) -> None:
+    """Wait until a file's content lies on the disk, where the machine may fail."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
 def sha256_of(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as handle:

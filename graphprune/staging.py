@@ -3,7 +3,8 @@
 A new set of files is made in a folder of its own beside the old set, ``.staging``. Renaming that to
 ``.commit`` is the moment from which the new set counts; its files are then moved over the old ones.
 Who is killed before leaves the old set; who is killed after leaves moves that :func:`finish` makes
-good. A run holds its folder (:mod:`graphprune.holding`), so there is one such set at a time.
+good. The files are on the disk by then, so that a machine that fails leaves no empty ones. A run
+holds its folder (:mod:`graphprune.holding`), so there is one such set at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from graphprune.errors import ArtifactError
-from graphprune.files import unreachable
+from graphprune.files import to_disk, unreachable
 
 _STAGING = ".staging"
 _COMMIT = ".commit"
@@ -40,6 +41,7 @@ def commit(folder: Path, names: Sequence[str]) -> None:
         for name in names:
             # An empty file stands for none, so that `finish` knows what to delete.
             (folder / _STAGING / name).touch()
+            to_disk(folder / _STAGING / name)
         (folder / _STAGING).rename(folder / _COMMIT)
     finish(folder, names)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from graphprune.errors import ArtifactError
+from graphprune.files import to_disk
 from graphprune.staging import commit, finish, is_unfinished, staging_of
 
 NAMES = ("weights", "extra", "graph", "manifest")
@@ -118,3 +119,24 @@ def test_a_file_that_cannot_be_moved(folder: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ArtifactError, match="Permission denied"):
         commit(folder, NAMES)
     assert files_of(folder) == {**OLD, "mine": "untouched"}
+
+
+def test_everything_is_on_the_disk_before_it_counts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+
+    def noting(path: Path) -> None:
+        assert not is_unfinished(folder)
+        kept.append(path.name)
+
+    monkeypatch.setattr("graphprune.staging.to_disk", noting)
+    commit(folder, NAMES)
+    assert kept == list(NAMES)
+
+
+def test_files_go_to_the_disk(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"12")
+    to_disk(file)
+    assert file.read_bytes() == b"12"
