@@ -130,6 +130,7 @@ def test_without_data(run: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_with_130_and_what_is_done_is_kept(workplace: Path) -> None:
     command = [
         sys.executable, "-m", "graphprune_cli", *QUICK, "--seeds", "60", "--plots", "none",

@@ -130,18 +130,26 @@ def test_interrupted_rankings_resume(run: Run, workplace: Path) -> None:
     assert not state.exists()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt(workplace: Path) -> None:
     model = ("net.py:marked", *MODEL[1:])
     command = [sys.executable, "-m", "graphprune_cli", "rank", *model, "--budget", "100000"]
     environment = {**os.environ, "NO_COLOR": "1"}
     with subprocess.Popen(
-        command, cwd=workplace, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        command,
+        cwd=workplace,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
     ) as process:
-        while not (workplace / "begun").exists():
-            time.sleep(0.1)
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        try:
+            while not (workplace / "begun").exists():
+                time.sleep(0.1)
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, stderr
     assert b"interrupted" in stderr
     assert b"Traceback" not in stderr
