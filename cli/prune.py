@@ -272,9 +272,8 @@ def _show_search(choice: ChoiceRecord | None, steps: Sequence[StepRecord]) -> No
 def _say_exchange(found: ExchangeRecord | None) -> None:
     """Say what trading units between groups gained."""
     if found is not None:
-        worths = " to ".join("-" if w is None else f"{w:.3g}" for w in (found.before, found.after))
         console.say(
-            f"exchange between groups: {found.value} {worths} "
+            f"exchange between groups: {found.value} {found.gain} "
             f"({found.evaluations:,} coalitions, {found.n_images:,} images)"
         )
 

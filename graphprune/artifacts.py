@@ -253,6 +253,11 @@ class ExchangeRecord(_Record):
     evaluations: int
     n_images: int
 
+    @property
+    def gain(self) -> str:
+        """From which worth to which, for people."""
+        return " to ".join("-" if w is None else f"{w:.3g}" for w in (self.before, self.after))
+
 
 class CheckRecord(_Record):
     """One check of a validation."""

@@ -453,8 +453,7 @@ def _exchange_rows(found: ExchangeRecord | None) -> list[tuple[str, str | None]]
     if found is None:
         return []
     label = f"exchange between groups, {found.value} on {found.n_images:,} images"
-    worths = " to ".join("-" if w is None else f"{w:.3g}" for w in (found.before, found.after))
-    return [(label, f"{worths}, higher is better ({found.evaluations:,} coalitions)")]
+    return [(label, f"{found.gain}, higher is better ({found.evaluations:,} coalitions)")]
 
 
 def _steps(steps: Sequence[StepRecord]) -> str | None:
