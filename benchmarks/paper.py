@@ -85,6 +85,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--networks", choices=CASES, nargs="+", default=["mlp", "cnn"])
     parser.add_argument("--images", type=int, nargs="+", default=[100], help="that rank and tune")
+    parser.add_argument("--judges", type=int, help="images that judge robustness; all by default")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=30, help="of fine-tuning, at most")
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="models and data")
@@ -112,7 +113,7 @@ def _run(part: str, options: argparse.Namespace) -> Iterator[Row]:
             for images in options.images:
                 print(f"{part}: {name}, {images} images", file=sys.stderr, flush=True)
                 if part == "robustness":
-                    yield from robustness.robustness(case, images, options.seeds)
+                    yield from robustness.robustness(case, images, options.seeds, options.judges)
                 else:
                     yield from lowdata.prune_and_tune(case, images, options.seeds, options.epochs)
 

@@ -42,13 +42,14 @@ class Areas:
     areas: tuple[float, ...]
 
 
-def robustness(case: Case, images: int, seeds: int) -> list[Areas]:
+def robustness(case: Case, images: int, seeds: int, judges: int | None = None) -> list[Areas]:
     """Judge all metrics on the case's test images.
 
     Args:
         case: The network.
         images: Images that rank, drawn anew for each seed.
         seeds: How many draws.
+        judges: How many of the test images judge, the first ones; None for all.
     """
     graph = gp.trace(case.model, (case.pool.x[:2],))
     rankings = [
@@ -56,7 +57,9 @@ def robustness(case: Case, images: int, seeds: int) -> list[Areas]:
         for metric in METRICS
     ]
     judged = layerwise_robustness(
-        graph, as_batches(as_data(case.test)), [scores for each in rankings for scores in each]
+        graph,
+        as_batches(as_data(case.test.part(slice(judges)))),
+        [scores for each in rankings for scores in each],
     )
     found = np.array([each.area for each in judged]).reshape(len(METRICS), seeds)
     return [

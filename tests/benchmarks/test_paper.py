@@ -112,6 +112,10 @@ def test_robustness_has_every_metric_and_seed(case: Case, monkeypatch: pytest.Mo
     norm, random = (each.areas for each in found)
     assert norm[0] == norm[1]
     assert random[0] != random[1]
+    fewer = robustness.robustness(case, 20, 2, judges=30)
+    assert fewer[0].areas != norm
+    first = replace(case, test=case.test.part(slice(30)))
+    assert robustness.robustness(first, 20, 2) == fewer
 
 
 def test_metrics_are_the_papers(case: Case) -> None:
