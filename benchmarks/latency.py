@@ -32,7 +32,7 @@ from benchmarks.contest.table import Table, markdown, show
 from benchmarks.networks import DEPTHS, load
 from graphprune.errors import BudgetError
 from graphprune.latency import Bench, Interval
-from graphprune.latency_target import LatencyOptions, reach_latency
+from graphprune.latency_target import LatencyOptions, latency_model, reach_latency
 from graphprune.selection import select
 
 NETWORKS = (
@@ -134,12 +134,14 @@ def _plans(
     rounding = options.round_to
 
     def by_latency() -> gp.PruningPlan:
+        timing = LatencyOptions(threads=options.threads, batch=options.batch)
+        model = latency_model(ranking.graph, original, timing)
         return reach_latency(
             ranking.graph,
             options.ratio,
-            lambda ratio, model: choose(ratio=ratio, of="latency", latency=model),
+            lambda ratio: choose(ratio=ratio, of="latency", latency=model),
             original,
-            LatencyOptions(threads=options.threads, batch=options.batch),
+            timing,
         ).plan
 
     ways = {

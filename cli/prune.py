@@ -190,10 +190,9 @@ def command(
             return
         pruned = None if dry_run else pipeline.carry_out(selected, prune_options, common)
     console.note(selected.subject.notes, quiet=quiet)
-    console.note(pipeline.choice_notes(selected.choice), quiet=quiet)
     if source is not None and ranking is None and selected.choice is None:
         console.note(data_notes(selected.subject, rank_options), quiet=quiet)
-    console.note(pipeline.fitness_notes(selected, prune_options), quiet=quiet)
+    console.note(pipeline.plan_notes(selected, prune_options), quiet=quiet)
     if pruned is None:
         _show_plan(selected, as_json=as_json)
         return
@@ -246,13 +245,13 @@ def _show_plan(selected: Selected, *, as_json: bool) -> None:
         summary = {**plan_summary(plan), "steps": steps, "candidates": found, "exchange": traded}
         console.print_json({"dry_run": True, **summary})
         return
-    _show_search(choice, tuple(map(step_record, selected.steps)))
+    _show_search(choice, tuple(map(step_record, selected.steps)), plan.of)
     _say_exchange(exchange_record(selected.exchanged))
     console.print_table("would remove", ["", "before", "after", "removed"], cost_rows(plan))
     console.say(_asked(plan))
 
 
-def _show_search(choice: ChoiceRecord | None, steps: Sequence[StepRecord]) -> None:
+def _show_search(choice: ChoiceRecord | None, steps: Sequence[StepRecord], of: str) -> None:
     """Show how a plan was found: candidates, the best first, and steps."""
     if choice is not None:
         rows = [
@@ -262,11 +261,12 @@ def _show_search(choice: ChoiceRecord | None, steps: Sequence[StepRecord]) -> No
         title = f"candidates, on {choice.n_images:,} images held out"
         console.print_table(title, ["criterion", "divergence", "agreement"], rows)
     if steps:
+        reached = "reached, the last as measured" if of == "latency" else "reached"
         rows = [
             [str(n), console.percent(step.reached), console.thousands(step.units)]
             for n, step in enumerate(steps, 1)
         ]
-        console.print_table("steps", ["step", "reached", "units removed"], rows)
+        console.print_table("steps", ["step", reached, "units removed"], rows)
 
 
 def _say_exchange(found: ExchangeRecord | None) -> None:
@@ -322,7 +322,7 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
             {"out": str(pruned.folder.path), **plan_summary(plan), "manifest": plain(manifest)}
         )
         return
-    _show_search(manifest.candidates, manifest.steps)
+    _show_search(manifest.candidates, manifest.steps, plan.of)
     _say_exchange(manifest.exchange)
     rows = cost_rows(plan)
     if manifest.accuracy is not None:

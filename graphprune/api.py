@@ -36,7 +36,7 @@ from graphprune.inplace import prune_in_place_of
 from graphprune.optimizers import hand_over, sliced_optimizer
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking
-from graphprune.selection import Budget, PruningPlan, check_budget
+from graphprune.selection import Budget, PruningPlan, check_modelled
 from graphprune.steps import Stepped
 from graphprune.surgery import PrunedModel, cut
 from graphprune.verify import ValidationReport
@@ -230,6 +230,7 @@ def select_in_steps(  # noqa: PLR0913 - one for each option of the command
     scope: str | None = None,
     min_units: int = 1,
     round_to: int = 1,
+    latency: LatencyModel | None = None,
     repair: str = "auto",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -249,6 +250,7 @@ def select_in_steps(  # noqa: PLR0913 - one for each option of the command
         scope: As for :func:`select`.
         min_units: As for :func:`select`.
         round_to: As for :func:`select`.
+        latency: As for :func:`select`; a ratio of the latency is one of what it predicts.
         repair: How networks are repaired between steps: ``auto`` (the default of the command
             line) or a method's name.
         only: As for :func:`rank`.
@@ -263,8 +265,15 @@ def select_in_steps(  # noqa: PLR0913 - one for each option of the command
         OptionError: An option is not one of those allowed.
         BudgetError: So much cannot be removed.
     """
-    budget = Budget(ratio=ratio, of=of, scope=scope, min_units=min_units, round_to=round_to)
-    check_budget(budget)
+    budget = Budget(
+        ratio=ratio,
+        of=of,
+        scope=scope,
+        min_units=min_units,
+        round_to=round_to,
+        latency=latency,
+    )
+    check_modelled(budget)
     return _planned(
         graph,
         None if data is None else as_batches(data),
@@ -286,6 +295,7 @@ def choose(  # noqa: PLR0913 - one for each option of the command
     scope: str | None = None,
     min_units: int = 1,
     round_to: int = 1,
+    latency: LatencyModel | None = None,
     steps: int = 1,
     repair: str = "auto",
     only: Sequence[str] = (),
@@ -308,6 +318,7 @@ def choose(  # noqa: PLR0913 - one for each option of the command
         scope: As for :func:`select`.
         min_units: As for :func:`select`.
         round_to: As for :func:`select`.
+        latency: As for :func:`select`; a ratio of the latency is one of what it predicts.
         steps: As for :func:`select_in_steps`.
         repair: As for :func:`select_in_steps`.
         only: As for :func:`rank`.
@@ -324,8 +335,15 @@ def choose(  # noqa: PLR0913 - one for each option of the command
         DataError: There are too few images.
         BudgetError: So much cannot be removed.
     """
-    budget = Budget(ratio=ratio, of=of, scope=scope, min_units=min_units, round_to=round_to)
-    check_budget(budget)
+    budget = Budget(
+        ratio=ratio,
+        of=of,
+        scope=scope,
+        min_units=min_units,
+        round_to=round_to,
+        latency=latency,
+    )
+    check_modelled(budget)
 
     repairing = building.Repairing(method=repair, seed=seed, progress=progress)
 

@@ -1,8 +1,9 @@
 """Reach a share of the latency that is measured on exported files, not only predicted.
 
-The latency model chooses a plan; the network cut by it is exported and timed in turn with the
-unpruned one. Where the measured share misses the one asked for, the model is asked for as much more
-(or less) as it was wrong by, and the next plan is measured, a few times at most.
+The latency model chooses a plan, in one step or in several; the network cut by it is exported and
+timed in turn with the unpruned one. Where the measured share misses the one asked for, the model is
+asked for as much more (or less) as it was wrong by, and the next plan is measured, a few times at
+most.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _TRIES = 4
 _SECONDS = 3.0
 """Time for each measurement."""
 
-Choose = Callable[[float, LatencyModel], PruningPlan]
-"""Selects for a ratio of the latency that a model predicts."""
+Choose = Callable[[float], PruningPlan]
+"""Selects for a ratio of the latency that :func:`latency_model` predicts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +62,11 @@ class ReachedLatency:
     Args:
         plan: The plan; what it reached and its costs are as measured.
         bench: The unpruned network and the one cut by the plan, timed in turn.
-        model: What predicted the latency.
         tries: How many plans were measured.
     """
 
     plan: PruningPlan
     bench: Bench
-    model: LatencyModel
     tries: int
 
 
@@ -115,14 +114,13 @@ def reach_latency(
         graph: The traced network.
         ratio: The share to remove.
         choose: Selects units.
-        original: Where to write the unpruned network's ONNX file.
+        original: The unpruned network's ONNX file, which :func:`latency_model` has written.
         options: How to time.
         progress: Told about every step.
 
     Raises:
         BudgetError: So much cannot be removed.
     """
-    model = latency_model(graph, original, options, progress)
 
     def measure(kept: Kept) -> Bench:
         with TemporaryDirectory() as folder:
@@ -130,7 +128,7 @@ def reach_latency(
             export_onnx(cut(graph, kept), candidate)
             return bench([original, candidate], options.bench, progress)
 
-    return _Search(graph, ratio, choose, model, measure).run()
+    return _Search(graph, ratio, choose, measure).run()
 
 
 class _Search:
@@ -141,13 +139,11 @@ class _Search:
         graph: DependencyGraph,
         ratio: float,
         choose: Choose,
-        model: LatencyModel,
         measure: Callable[[Kept], Bench],
     ) -> None:
         self._graph = graph
         self._ratio = ratio
         self._choose = choose
-        self._model = model
         self._measure = measure
         self._found: list[ReachedLatency] = []
 
@@ -156,7 +152,7 @@ class _Search:
         ask = self._ratio
         while len(self._found) < _TRIES:
             try:
-                plan = self._choose(ask, self._model)
+                plan = self._choose(ask)
             except BudgetError:
                 if not self._found:
                     raise
@@ -183,11 +179,7 @@ class _Search:
             before=replace(plan.before, latency=before),
             after=replace(plan.after, latency=after),
         )
-        self._found.append(
-            ReachedLatency(
-                plan=measured, bench=timed, model=self._model, tries=len(self._found) + 1
-            )
-        )
+        self._found.append(ReachedLatency(plan=measured, bench=timed, tries=len(self._found) + 1))
         return remains
 
     def _best(self) -> ReachedLatency:

@@ -191,12 +191,7 @@ def select_within(
         OptionError: An option is not one of those allowed.
         BudgetError: So much cannot be removed.
     """
-    check_budget(budget)
-    if budget.of == "latency" and budget.latency is None:
-        raise OptionError(
-            "a ratio of the latency needs a measured latency model",
-            hint="measure one: latency=graphprune.latency_model(graph)",
-        )
+    check_modelled(budget)
     chooser = _Chooser(ranking, budget, gone, locked)
     group = budget.chosen_scope == "group"
     kept = chooser.by_group(budget.ratio) if group else chooser.globally(budget.ratio)
@@ -252,6 +247,20 @@ def check_budget(budget: Budget) -> None:
     for name, count in (("min_units", budget.min_units), ("round_to", budget.round_to)):
         if count < 1:
             raise OptionError(f"{name} {count} is less than 1", hint="give a positive number")
+
+
+def check_modelled(budget: Budget) -> None:
+    """Refuse a budget that no ranking could satisfy, or whose latency nobody has measured.
+
+    Raises:
+        OptionError: An option is not among those allowed.
+    """
+    check_budget(budget)
+    if budget.of == "latency" and budget.latency is None:
+        raise OptionError(
+            "a ratio of the latency needs a measured latency model",
+            hint="measure one: latency=graphprune.latency_model(graph)",
+        )
 
 
 class _Chooser:

@@ -48,6 +48,33 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LastStep:
+    """What the last step selects from, so that a little more or less can be asked for afterwards.
+
+    Args:
+        ranking: Of the original's units.
+        budget: How much was to go in all.
+        gone: Units that earlier steps removed; None if there were none.
+        locked: Units that stay whatever they score.
+    """
+
+    ranking: Ranking
+    budget: Budget
+    gone: Kept | None = None
+    locked: Kept | None = None
+
+    def select(self, ratio: float) -> PruningPlan:
+        """Select for another ratio of the same cost; what earlier steps removed stays removed.
+
+        Raises:
+            BudgetError: So much cannot be removed.
+        """
+        return select_within(
+            self.ranking, replace(self.budget, ratio=ratio), gone=self.gone, locked=self.locked
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stepped:
     """What several steps came to.
 
@@ -56,13 +83,19 @@ class Stepped:
             those that went in earlier steps.
         plan: What all steps remove of the original.
         steps: Every step.
+        last: What the last step selected from.
         exchanged: How groups traded units in the end; None if they did not.
     """
 
     ranking: Ranking
     plan: PruningPlan
     steps: tuple[Step, ...]
+    last: LastStep
     exchanged: Exchanged | None = None
+
+    def ending_in(self, plan: PruningPlan) -> Stepped:
+        """Return the same steps with another outcome of the last one."""
+        return replace(self, plan=plan, steps=(*self.steps[:-1], _step(plan)))
 
 
 def check_steps(steps: int) -> None:
@@ -90,7 +123,8 @@ def select_in_steps(
     Args:
         graph: The network.
         data: Calibration images.
-        budget: How much goes; every step adds the same share of it.
+        budget: How much goes; every step adds the same share of it. Of the latency, all steps go by
+            what the budget's model predicts.
         steps: How many; one ranks once, like :func:`graphprune.selection.select`.
         rank: Ranks the network, and later what is left of it.
         build: Cuts, and repairs.
@@ -103,18 +137,20 @@ def select_in_steps(
     check_steps(steps)
     ranking = rank(graph, data, 0)
     select_within(ranking, budget)  # what cannot be reached is said before the long work
-    plans = [select_within(ranking, replace(budget, ratio=budget.ratio / steps))]
+    last = LastStep(ranking=ranking, budget=budget)
+    plans = [last.select(budget.ratio / steps)]
     for step in range(1, steps):
         progress("steps", step, steps)
         kept = plans[-1].kept(graph)
         ranking, locked = _ranked_again(ranking, data, kept, rank, build, step)
-        part = replace(budget, ratio=budget.ratio * ((step + 1) / steps))
-        plans.append(select_within(ranking, part, gone=~kept, locked=locked))
+        last = LastStep(ranking=ranking, budget=budget, gone=~kept, locked=locked)
+        plans.append(last.select(budget.ratio * ((step + 1) / steps)))
         progress("steps", step + 1, steps)
     return Stepped(
         ranking=_below(ranking, plans),
         plan=plans[-1],
         steps=tuple(map(_step, plans)),
+        last=last,
     )
 
 
@@ -179,7 +215,7 @@ def exchange_if(
         seed=trading.seed,
         progress=trading.progress,
     )
-    return replace(found, plan=traded.plan, steps=(_step(traded.plan),), exchanged=traded)
+    return replace(found.ending_in(traded.plan), exchanged=traded)
 
 
 def _step(plan: PruningPlan) -> Step:

@@ -1,14 +1,15 @@
 """The pipeline as commands run it: each stage from and to the files of a run folder.
 
 One stage a file: what commands are told (``options``), the folder they write into (``holding``),
-the network and its data (``subject``), then ``inspection``, ``ranking``, ``planning``, ``pruning``,
-``judging``, ``validation`` and ``comparing``.
+the network and its data (``subject``), then ``inspection``, ``ranking``, ``aiming``, ``planning``,
+``noting``, ``pruning``, ``judging``, ``validation`` and ``comparing``.
 """
 
 from graphprune.latency_target import LatencyOptions
 from graphprune.pipeline.comparing import Compared, Prepared, compare, prepare_comparison
 from graphprune.pipeline.holding import holding
 from graphprune.pipeline.inspection import Inspection, inspect
+from graphprune.pipeline.noting import plan_notes
 from graphprune.pipeline.options import (
     DEVICES,
     Common,
@@ -17,11 +18,10 @@ from graphprune.pipeline.options import (
     ValidateOptions,
     chosen_device,
 )
-from graphprune.pipeline.planning import Selected, fitness_notes, plan_run
+from graphprune.pipeline.planning import Selected, plan_run
 from graphprune.pipeline.pruning import Pruned, carry_out, prune
 from graphprune.pipeline.ranking import Ranked, left_alone, rank, rank_subject
 from graphprune.pipeline.recording import (
-    choice_notes,
     choice_record,
     exchange_record,
     step_record,
@@ -50,16 +50,15 @@ __all__ = [
     "Subject",
     "ValidateOptions",
     "carry_out",
-    "choice_notes",
     "choice_record",
     "chosen_device",
     "compare",
     "drop_divergence",
     "exchange_record",
-    "fitness_notes",
     "holding",
     "inspect",
     "left_alone",
+    "plan_notes",
     "plan_run",
     "prepare",
     "prepare_comparison",

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from graphprune import criteria
 from graphprune.artifacts import RankingFile, RunFolder, ranking_of, read
 from graphprune.building import Repairing, build
 from graphprune.candidates import Choice, choose_among
 from graphprune.checkpoint import StateStore
-from graphprune.cost import LatencyModel
 from graphprune.criteria import AUTO as AUTO_CRITERION
 from graphprune.data import CalibrationBatches, DataSource
 from graphprune.errors import OptionError
 from graphprune.exchanging import Exchanged, check_exchange
 from graphprune.graph import DependencyGraph
-from graphprune.latency_target import ReachedLatency, reach_latency
+from graphprune.latency_target import ReachedLatency
 from graphprune.load import ModelSource
+from graphprune.pipeline.aiming import Aim, aiming, budget_of
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
 from graphprune.pipeline.ranking import (
     Ranked,
@@ -32,7 +29,7 @@ from graphprune.pipeline.subject import Subject, prepare, recorded_subject
 from graphprune.pipeline.timing import timed
 from graphprune.ranking import Ranking
 from graphprune.repairs import available as repair_methods
-from graphprune.selection import Budget, PruningPlan, check_budget, select_within
+from graphprune.selection import PruningPlan, check_budget
 from graphprune.steering import protected_groups
 from graphprune.steps import Step, Stepped, Trading, check_steps, exchange_if, select_in_steps
 
@@ -105,15 +102,12 @@ def _select(
 ) -> Selected:
     subject, ranking = ranked.subject, ranked.ranking
     first = _protecting(ranking, rank_options)
-    with timed(subject.timings, "select"):
-        if options.of == "latency":
-            # Processes that time at once disturb each other: one does, and tells the others.
-            latency = common.ranks.led(partial(_reach_latency, first, options, common))
-            return Selected(subject=subject, ranking=ranking, plan=latency.plan, latency=latency)
-        found = _Planner(subject, rank_options, options, common).plan(subject.data, first)
+    with timed(subject.timings, "select"), aiming(subject.graph, options, common) as aim:
+        found = _Planner(subject, rank_options, aim).plan(subject.data, first)
+        found, latency = aim.reached(found)
     # What is left alone in this plan only is not left alone for good.
     kept = replace(found.ranking, protected=ranking.protected)
-    return _selected(subject, replace(found, ranking=kept))
+    return _selected(subject, replace(found, ranking=kept), latency)
 
 
 def _ranked(subject: Subject, options: RankOptions, common: Common) -> Ranked:
@@ -131,16 +125,17 @@ def _ranked(subject: Subject, options: RankOptions, common: Common) -> Ranked:
 def _best(
     subject: Subject, rank_options: RankOptions, options: PruneOptions, common: Common
 ) -> Selected:
-    """Plan with several criteria and take the plan whose network diverges least."""
+    """Plan with several criteria and take the plan whose network diverges least.
+
+    Of a latency, candidates are planned by what its model predicts; what is kept is then measured.
+    """
     graph = subject.graph
     check_alike(subject, rank_options, common)
+    with timed(subject.timings, "choose"), aiming(graph, options, common) as aim:
 
-    def plan(criterion: str, data: CalibrationBatches) -> Stepped:
-        return _Planner(subject, replace(rank_options, criterion=criterion), options, common).plan(
-            data
-        )
+        def plan(criterion: str, data: CalibrationBatches) -> Stepped:
+            return _Planner(subject, replace(rank_options, criterion=criterion), aim).plan(data)
 
-    with timed(subject.timings, "choose"):
         choice = choose_among(
             graph,
             subject.data,
@@ -149,11 +144,12 @@ def _best(
             seed=common.seed,
             progress=common.progress,
         )
-    common.ranks.check_same("the criterion chosen", choice.best.criterion)
-    return replace(_selected(subject, choice.best.stepped), choice=choice)
+        common.ranks.check_same("the criterion chosen", choice.best.criterion)
+        found, latency = aim.reached(choice.best.stepped)
+    return replace(_selected(subject, found, latency), choice=choice)
 
 
-def _selected(subject: Subject, found: Stepped) -> Selected:
+def _selected(subject: Subject, found: Stepped, latency: ReachedLatency | None) -> Selected:
     steps = found.steps if len(found.steps) > 1 else ()
     return Selected(
         subject=subject,
@@ -161,6 +157,7 @@ def _selected(subject: Subject, found: Stepped) -> Selected:
         plan=found.plan,
         steps=steps,
         exchanged=found.exchanged,
+        latency=latency,
     )
 
 
@@ -170,12 +167,12 @@ class _Planner:
 
     subject: Subject
     rank_options: RankOptions
-    options: PruneOptions
-    common: Common
+    aim: Aim
 
     def plan(self, data: CalibrationBatches | None, first: Ranking | None = None) -> Stepped:
         """Plan with these images; ``first`` is the unpruned network's ranking if it is known."""
-        graph, repair = self.subject.graph, repairing(self.options, self.common)
+        options, common, budget = self.aim.options, self.aim.common, self.aim.budget
+        graph, repair = self.subject.graph, repairing(options, common)
         wanted = self.rank_options
         # Patterns say what of the unpruned network is left alone, which all steps respect.
         later = replace(wanted, only=(), skip=())
@@ -185,45 +182,26 @@ class _Planner:
         ) -> Ranking:
             if step == 0 and first is not None:
                 return first
-            return rank_graph(network, images, later if step else wanted, self.common)
+            return rank_graph(network, images, later if step else wanted, common)
 
-        budget, common = budget_of(self.options), self.common
         found = select_in_steps(
             graph,
             data,
             budget,
-            steps=self.options.steps,
+            steps=options.steps,
             rank=rank_again,
             build=lambda kept: build(graph, kept, data, repair).model,
             progress=common.progress,
         )
         trading = Trading(
-            wanted=self.options.exchange,
-            repair=self.options.repair,
+            wanted=options.exchange,
+            repair=options.repair,
             running=running_of(common),
             ranks=common.ranks,
             seed=common.seed,
             progress=common.progress,
         )
         return exchange_if(trading, found, data, budget)
-
-
-def _reach_latency(ranking: Ranking, options: PruneOptions, common: Common) -> ReachedLatency:
-    budget = budget_of(options)
-
-    def choose(ratio: float, latency: LatencyModel) -> PruningPlan:
-        return select_within(ranking, replace(budget, ratio=ratio, latency=latency))
-
-    with TemporaryDirectory() as temporary:
-        scratch = RunFolder(Path(temporary))
-        return reach_latency(
-            ranking.graph,
-            options.ratio,
-            choose,
-            (scratch if common.dry_run else RunFolder(common.out).staging).original,
-            options.latency,
-            common.progress,
-        )
 
 
 def repairing(options: PruneOptions, common: Common) -> Repairing:
@@ -233,17 +211,6 @@ def repairing(options: PruneOptions, common: Common) -> Repairing:
         seed=common.seed,
         max_memory=common.max_memory,
         progress=common.progress,
-    )
-
-
-def budget_of(options: PruneOptions) -> Budget:
-    """Return how much is to go."""
-    return Budget(
-        ratio=options.ratio,
-        of=options.of,
-        scope=options.scope,
-        min_units=options.min_units,
-        round_to=options.round_to,
     )
 
 
@@ -270,47 +237,20 @@ def _as_recorded(options: RankOptions, file: RankingFile) -> RankOptions:
 
 def expecting(rank_options: RankOptions, options: PruneOptions) -> RankOptions:
     """Return how to rank for what will be removed."""
-    ratio = _share_of_macs(options.ratio, options.of)
+    ratio = share_of_macs(options.ratio, options.of)
     return replace(rank_options, for_ratio=min(max(ratio, _NARROWEST_BAND), _WIDEST_BAND))
 
 
-def _share_of_macs(ratio: float, of: str) -> float:
+_NARROWEST_BAND, _WIDEST_BAND = 0.05, 0.9
+
+
+def share_of_macs(ratio: float, of: str) -> float:
     """Return about which share of the multiply-accumulates goes with a share of another cost.
 
     A layer's multiply-accumulates are its inputs times its outputs, so without that share of the
     units of either ``(1 - ratio)^2`` are left. Parameters and latency go about as they do.
     """
     return 1 - (1 - ratio) ** 2 if of == "units" else ratio
-
-
-_NARROWEST_BAND, _WIDEST_BAND = 0.05, 0.9
-
-
-def fitness_notes(selected: Selected, options: PruneOptions) -> tuple[str, ...]:
-    """Say so where a ranking was made for less than goes, or for a repair that does not follow."""
-    ranking, plan, notes = selected.ranking, selected.plan, []
-    removed = 1 - plan.after.macs / max(plan.before.macs, 1)
-    # Coarse units may take more than was asked for; that is nobody's mistake.
-    removed = min(removed, _share_of_macs(options.ratio, options.of))
-    if ranking.for_ratio is not None and removed > ranking.for_ratio + _SLACK:
-        notes.append(
-            f"{removed:.0%} of the MACs go, and the ranking was made for up to "
-            f"{ranking.for_ratio:.0%}: rank again with --for-ratio {removed:.2g}"
-        )
-    follows = "none" if selected.subject.data is None else options.repair
-    if ranking.for_repair == "least-squares" and follows not in _LEAST_SQUARES:
-        notes.append(
-            f"the ranking looks ahead to a repair by least squares, and the repair is {follows}: "
-            "rank again with --for-repair none"
-        )
-    return tuple(notes)
-
-
-_SLACK = 0.05
-"""By how much more may go than a ranking was made for without a note."""
-
-_LEAST_SQUARES = ("auto", "least-squares", "distill")
-"""Repairs that refit layers."""
 
 
 def _protecting(ranking: Ranking, options: RankOptions) -> Ranking:
@@ -327,12 +267,6 @@ def _check_early(rank_options: RankOptions, options: PruneOptions) -> None:
     check_steps(options.steps)
     if options.repair not in repair_methods():
         raise OptionError(f"repair {options.repair!r} is none of {', '.join(repair_methods())}")
-    searching = rank_options.criterion == AUTO_CRITERION or options.steps > 1
-    if searching and options.of == "latency":
-        raise OptionError(
-            "a latency is measured for one ranking, made at once",
-            hint="use --of macs with --steps and --criterion auto",
-        )
     if options.exchange:
         check_exchange(budget_of(options))
     if rank_options.criterion != AUTO_CRITERION:

@@ -30,10 +30,10 @@ from graphprune.load import ModelSource
 from graphprune.pipeline.holding import holding
 from graphprune.pipeline.judging import Judged, judged
 from graphprune.pipeline.measuring import latency_record
+from graphprune.pipeline.noting import plan_notes
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
 from graphprune.pipeline.planning import Selected, plan_run, repairing
 from graphprune.pipeline.recording import (
-    choice_notes,
     choice_record,
     exchange_record,
     step_record,
@@ -133,7 +133,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             timing = options.latency.bench
             latency = bench([folder.original, folder.onnx], timing, common.progress)
     network = draw(subject.graph, kept)
-    manifest = _manifest(selected, repaired, verdict, report, latency, common).sealed()
+    manifest = _manifest(selected, repaired, verdict, report, latency, options, common).sealed()
     write(folder.manifest, manifest)
     run = RunFolder(common.out)
     write_report(run, manifest, plan_record, ranking_record, network=network, path=folder.report)
@@ -172,6 +172,7 @@ def _manifest(
     verdict: Judged,
     report: ValidationReport,
     latency: Bench | None,
+    options: PruneOptions,
     common: Common,
 ) -> ManifestFile:
     subject = selected.subject
@@ -187,7 +188,7 @@ def _manifest(
         accuracy=verdict.accuracy,
         latency=None if latency is None else latency_record(latency),
         validation=validation_record(report, save_divergence(report, common)),
-        notes=(*subject.notes, *choice_notes(selected.choice)),
+        notes=(*subject.notes, *plan_notes(selected, options)),
         steps=tuple(map(step_record, selected.steps)),
         candidates=choice_record(selected.choice),
         exchange=exchange_record(selected.exchanged),

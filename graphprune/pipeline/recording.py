@@ -50,20 +50,6 @@ def _candidate_record(candidate: Candidate) -> CandidateRecord:
     )
 
 
-def choice_notes(choice: Choice | None) -> tuple[str, ...]:
-    """Say which criterion was kept, and by how much."""
-    if choice is None:
-        return ()
-    best, *others = choice.candidates
-    note = (
-        f"criterion auto kept {best.criterion}: {best.divergence:.3g} nats from the unpruned "
-        f"network on {choice.n_images} images held out"
-    )
-    if others:
-        note += f"; next is {others[0].criterion} with {others[0].divergence:.3g}"
-    return (note,)
-
-
 def fidelity_record(found: Fidelity) -> FidelityRecord:
     """Describe a fidelity."""
     return FidelityRecord(kl=found.kl, kl_stderr=found.kl_stderr, agreement=found.agreement)

@@ -435,12 +435,13 @@ def _ranking_rows(ranking: RankingFile) -> tuple[tuple[str, str], ...]:
 
 
 def _pruning_rows(manifest: ManifestFile, plan: PlanFile) -> tuple[tuple[str, str], ...]:
+    predicted = " (as predicted, and the last as measured)" if plan.of == "latency" else ""
     return _present(
         ("ratio asked", _percent(plan.asked)),
         ("ratio reached", _percent(plan.reached)),
         ("of", _NAMES.get(plan.of, plan.of)),
         ("scope", plan.scope),
-        ("steps, gone by the end of each", _steps(manifest.steps)),
+        (f"steps, gone by the end of each{predicted}", _steps(manifest.steps)),
         *_exchange_rows(manifest.exchange),
         *_candidate_rows(manifest.candidates),
         ("repair", manifest.repair.method),

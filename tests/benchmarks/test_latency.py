@@ -11,7 +11,7 @@ from torch import nn
 
 import graphprune as gp
 from benchmarks import latency
-from graphprune import latency_target
+from graphprune.cost import LatencyModel
 from graphprune.latency import Bench, FileLatency, Interval
 from graphprune.latency_target import ReachedLatency
 
@@ -37,12 +37,15 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(latency, "_network", lambda name, options: (model.eval(), inputs))
     monkeypatch.setattr(gp, "bench", by_size, raising=False)
 
-    def reach(graph: object, ratio: float, choose: object, original: Path, *_: object) -> object:
+    def model_of(graph: object, original: Path, *_: object) -> LatencyModel:
         gp.export_onnx(gp.prune(graph, gp.select(ranking_of(graph), ratio=0)), original)
-        plan = gp.select(ranking_of(graph), ratio=0.6, of="macs", scope="group")
-        model = latency_target.LatencyModel(terms=(), widths={}, threads=1, batch=1)
-        return ReachedLatency(plan=plan, bench=by_size([original]), model=model, tries=1)
+        return LatencyModel(terms=(), widths={}, threads=1, batch=1)
 
+    def reach(graph: object, ratio: float, choose: object, original: Path, *_: object) -> object:
+        plan = gp.select(ranking_of(graph), ratio=0.6, of="macs", scope="group")
+        return ReachedLatency(plan=plan, bench=by_size([original]), tries=1)
+
+    monkeypatch.setattr(latency, "latency_model", model_of)
     monkeypatch.setattr(latency, "reach_latency", reach)
     out = tmp_path / "latency.json"
     assert latency.main(["--networks", "tiny", "--out", str(out)]) == 0

@@ -47,10 +47,6 @@ def fails(run: Run, *arguments: str, says: str, code: int = 2) -> None:
         (("prune", *MODEL, "--ratio", "0.3", "--criterion", "auto"), "needs calibration images"),
         (("prune", *MODEL, "--ratio", "0.3", "--steps", "0"), "steps 0 is less than 1"),
         (
-            ("prune", *MODEL, "--ratio", "0.3", "--of", "latency", "--steps", "2"),
-            "use --of macs with --steps",
-        ),
-        (
             ("prune", "--ratio", "0.3", "--criterion", "auto", "--ranking", "r.json"),
             "leave out one of the two",
         ),

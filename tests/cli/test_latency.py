@@ -77,6 +77,63 @@ def test_asked_and_reached(run: Run, workplace: Path) -> None:
     assert run("validate").code == 0
 
 
+IMAGES = ("net.py:net", "--input-shape", "3,8,8", "--data", "images.npz")
+
+
+def test_in_steps_the_last_is_measured_and_corrected(run: Run, workplace: Path) -> None:
+    command = ("prune", *IMAGES, "--criterion", "taylor", "--ratio", "0.3", *LATENCY)
+    finished = run(*command, "--steps", "2")
+    assert finished.code == 0, finished.stderr
+    assert "reached, the last as measured" in finished.stdout
+    assert "as fast as original.onnx" in finished.stdout
+    assert max(map(len, finished.stdout.splitlines())) <= 80
+    out = workplace / "graphprune-out"
+    plan = json.loads((out / "plan.json").read_text())
+    manifest = json.loads((out / "manifest.json").read_text())
+    first, last = manifest["steps"]
+    assert (first["asked"], last["asked"]) == (0.15, 0.3)
+    assert first["units"] < last["units"]
+    assert last["reached"] == plan["reached"] >= 0.28
+    assert manifest["latency"]["after"]["median"] == _bytes_of_weights(out / "pruned.onnx")
+    before, after = plan["cost"]["before"]["latency"], plan["cost"]["after"]["latency"]
+    assert before == _bytes_of_weights(out / "original.onnx")
+    assert plan["reached"] == pytest.approx(1 - after / before)
+    report = (out / "report.html").read_text()
+    assert "(as predicted, and the last as measured)" in report
+    assert run("validate").code == 0
+
+
+def test_the_best_of_several_criteria_is_measured(run: Run, workplace: Path) -> None:
+    command = ("prune", *IMAGES, "--criterion", "auto", "--ratio", "0.3", *LATENCY)
+    finished = run(*command)
+    assert finished.code == 0, finished.stderr
+    assert "the best was then measured" in " ".join(finished.stderr.split())
+    assert "as fast as original.onnx" in finished.stdout
+    out = workplace / "graphprune-out"
+    plan = json.loads((out / "plan.json").read_text())
+    manifest = json.loads((out / "manifest.json").read_text())
+    candidates = manifest["candidates"]["candidates"]
+    assert len(candidates) >= 4
+    # Every candidate reaches the ratio as the model predicts; the plan does as it was measured.
+    assert all(each["reached"] >= 0.3 for each in candidates)
+    assert plan["reached"] == pytest.approx(
+        1 - _bytes_of_weights(out / "pruned.onnx") / _bytes_of_weights(out / "original.onnx")
+    )
+    assert plan["criterion"] == candidates[0]["criterion"]
+    assert any("the best was then measured" in note for note in manifest["notes"])
+    assert run("validate").code == 0
+
+
+def test_both_at_once_leave_nothing_after_a_dry_run(run: Run, workplace: Path) -> None:
+    command = ("prune", *IMAGES, "--criterion", "auto", "--steps", "2", "--ratio", "0.3", *LATENCY)
+    finished = run(*command, "--dry-run", "--json")
+    assert finished.code == 0, finished.stderr
+    assert [step["asked"] for step in finished.json["steps"]] == [0.15, 0.3]
+    assert finished.json["steps"][-1]["reached"] == finished.json["reached"]
+    assert finished.json["candidates"]["candidates"]
+    assert not (workplace / "graphprune-out").exists()
+
+
 def test_dry_run_times_but_writes_nothing(run: Run, workplace: Path) -> None:
     finished = run("prune", *MODEL, "--ratio", "0.3", *LATENCY, "--dry-run", "--json")
     assert finished.code == 0, finished.stderr

@@ -18,7 +18,7 @@ from graphprune.game.games import NetworkGame
 from graphprune.graph import DependencyGraph
 from graphprune.ranking import Ranking, split_by_group
 from graphprune.selection import Budget, select_within
-from graphprune.steps import Step, Stepped, Trading, exchange_if
+from graphprune.steps import LastStep, Step, Stepped, Trading, exchange_if
 from tests.traced import traced
 
 HALF = Budget(ratio=0.5, of="macs")
@@ -169,7 +169,8 @@ def test_budgets_that_cannot_be_traded_for(budget: Budget, told: str) -> None:
 def stepped(ranking: Ranking, steps: int) -> Stepped:
     plan = select_within(ranking, HALF)
     step = Step(asked=0.5, reached=plan.reached, units=1)
-    return Stepped(ranking=ranking, plan=plan, steps=(step,) * steps)
+    last = LastStep(ranking=ranking, budget=HALF)
+    return Stepped(ranking=ranking, plan=plan, steps=(step,) * steps, last=last)
 
 
 def test_by_default_only_where_it_fits() -> None:

@@ -11,14 +11,23 @@ import pytest
 import torch
 from torch import nn
 
+import graphprune as gp
 from graphprune import latency_target
 from graphprune.cost import CostModel, LatencyModel
-from graphprune.errors import BudgetError
+from graphprune.errors import BudgetError, OptionError
 from graphprune.graph import DependencyGraph, Kept, trace
 from graphprune.latency import Bench, FileLatency, Interval
-from graphprune.latency_target import TOLERANCE, LatencyOptions, ReachedLatency, reach_latency
+from graphprune.latency_target import (
+    TOLERANCE,
+    LatencyOptions,
+    ReachedLatency,
+    latency_model,
+    reach_latency,
+)
 from graphprune.ranking import Ranking, split_by_group
-from graphprune.selection import PruningPlan, select
+from graphprune.selection import Budget, PruningPlan, select
+from graphprune.steps import Stepped, select_in_steps
+from graphprune.surgery import cut
 from tests.selection.test_latency import model_of, ranking_of
 
 Remains = Callable[[float], float]
@@ -44,7 +53,7 @@ def search(ratio: float, really: Remains, fixed: float = 0.0) -> tuple[ReachedLa
     model = model_of(graph, fixed=fixed)
     measured = []
 
-    def choose(asked: float, given: LatencyModel) -> PruningPlan:
+    def choose(asked: float) -> PruningPlan:
         return select(ranking, ratio=asked, of="latency", scope="global", latency=model)
 
     def measure(kept: Kept) -> Bench:
@@ -53,7 +62,7 @@ def search(ratio: float, really: Remains, fixed: float = 0.0) -> tuple[ReachedLa
         measured.append(1 - really(left))
         return bench_of(really(left))
 
-    found = latency_target._Search(graph, ratio, choose, model, measure).run()
+    found = latency_target._Search(graph, ratio, choose, measure).run()
     return found, measured
 
 
@@ -94,6 +103,70 @@ def test_a_share_that_is_not_even_predicted_is_a_finding() -> None:
         search(0.9, lambda left: left, fixed=1.0)
 
 
+def in_steps(graph: DependencyGraph, model: LatencyModel, ratio: float, steps: int) -> Stepped:
+    """Plan in steps; later ones score units anew, so that plans differ from one step's."""
+
+    def rank(network: DependencyGraph, data: object, step: int) -> Ranking:
+        scores = np.random.default_rng(step).random(network.n_units)
+        return Ranking(graph=network, groups=split_by_group(network, scores), criterion="test")
+
+    return select_in_steps(
+        graph,
+        None,
+        Budget(ratio=ratio, of="latency", scope="global", latency=model),
+        steps=steps,
+        rank=rank,
+        build=lambda kept: cut(graph, kept),
+    )
+
+
+@pytest.mark.parametrize("really", [lambda left: 0.3 + 0.7 * left, lambda left: left**1.4])
+def test_the_last_of_several_steps_is_corrected(really: Remains) -> None:
+    layers = [nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)]
+    graph = trace(nn.Sequential(*layers).eval(), (torch.randn(2, 16),))
+    found = in_steps(graph, model_of(graph), 0.4, steps=2)
+    assert [step.asked for step in found.steps] == [0.2, 0.4]
+    # What the steps reach is as the model says, which is made of MACs.
+    assert found.plan.reached == pytest.approx(
+        1 - found.plan.after.macs / found.plan.before.macs, rel=1e-3
+    )
+    whole = macs_of(graph, graph.all_kept())
+    reached = latency_target._Search(
+        graph,
+        0.4,
+        found.last.select,
+        lambda kept: bench_of(really(macs_of(graph, kept) / whole)),
+    ).run()
+    assert reached.tries > 1
+    assert abs(reached.plan.reached - 0.4) <= TOLERANCE
+    # What the first step removed is gone in every plan that is tried.
+    assert found.last.gone is not None
+    assert not reached.plan.kept(graph)[found.last.gone].any()
+    ended = found.ending_in(reached.plan)
+    assert ended.steps[0] == found.steps[0]
+    assert ended.steps[-1].reached == reached.plan.reached
+    assert ended.ranking is found.ranking
+
+
+def test_a_choice_among_criteria_goes_by_the_model() -> None:
+    graph = ranking_of("Residual").graph
+    example = graph.example_inputs[0]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(32, *example.shape[1:], generator=generator, dtype=example.dtype)
+    model = model_of(graph)
+    names = ("l2", "random")
+    choice = gp.choose(graph, (x,), names, ratio=0.3, of="latency", latency=model, steps=2)
+    assert {each.criterion for each in choice.candidates} == set(names)
+    for each in choice.candidates:
+        assert each.stepped.plan.of == "latency"
+        assert each.stepped.plan.reached >= 0.3
+        assert each.stepped.last.select(0.4).reached >= 0.4
+    with pytest.raises(OptionError, match="needs a measured latency model"):
+        gp.choose(graph, (x,), names, ratio=0.3, of="latency")
+    with pytest.raises(OptionError, match="needs a measured latency model"):
+        gp.select_in_steps(graph, (x,), "l2", steps=2, ratio=0.3, of="latency")
+
+
 def test_files_are_exported_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but the clock is real: a file's bytes are its seconds."""
     timed: list[list[str]] = []
@@ -107,14 +180,10 @@ def test_files_are_exported_and_timed(tmp_path: Path, monkeypatch: pytest.Monkey
         latency_target, "model_latency", lambda graph, whole, **options: model_of(graph)
     )
     ranking = ranking_of("Residual")
-    original = tmp_path / "original.onnx"
-    found = reach_latency(
-        ranking.graph,
-        0.05,
-        partial(_choose, ranking),
-        original,
-        LatencyOptions(threads=1),
-    )
+    original, options = tmp_path / "original.onnx", LatencyOptions(threads=1)
+    model = latency_model(ranking.graph, original, options)
+    choose = partial(_choose, ranking, model)
+    found = reach_latency(ranking.graph, 0.05, choose, original, options)
     assert original.is_file()
     assert timed[0] == ["original.onnx"]
     assert timed[1] == ["original.onnx", "candidate.onnx"]
@@ -122,7 +191,7 @@ def test_files_are_exported_and_timed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["original.onnx"]
 
 
-def _choose(ranking: Ranking, ratio: float, model: LatencyModel) -> PruningPlan:
+def _choose(ranking: Ranking, model: LatencyModel, ratio: float) -> PruningPlan:
     return select(ranking, ratio=ratio, of="latency", latency=model)
 
 
@@ -135,13 +204,9 @@ def test_on_this_machine(tmp_path: Path) -> None:
     graph = trace(wide.eval(), (torch.randn(2, 3, 24, 24),))
     scores = np.random.default_rng(0).random(graph.n_units)
     ranking = Ranking(graph=graph, groups=split_by_group(graph, scores), criterion="test")
-    found = reach_latency(
-        graph,
-        0.3,
-        partial(_choose, ranking),
-        tmp_path / "original.onnx",
-        LatencyOptions(threads=1),
-    )
+    original, options = tmp_path / "original.onnx", LatencyOptions(threads=1)
+    model = latency_model(graph, original, options)
+    found = reach_latency(graph, 0.3, partial(_choose, ranking, model), original, options)
     assert found.plan.reached >= 0.3 - TOLERANCE
     for group in found.plan.groups:
-        assert group.units - len(group.removed_units) in found.model.widths[group.name]
+        assert group.units - len(group.removed_units) in model.widths[group.name]
