@@ -117,6 +117,52 @@ def test_prune_ranks_together_and_goes_on_alone(folder: Path) -> None:
     assert ranked("two", folder) == ranked("one", folder)
 
 
+SEARCHES = {
+    "steps": ("--limit", "24", "--ratio", "0.4", "--of", "macs", "--steps", "2"),
+    "auto": ("--limit", "40", "--ratio", "0.4", "--of", "macs", "--criterion", "auto"),
+    "exchange": ("--limit", "24", "--ratio", "0.4", "--of", "macs", "--repair", "none"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", SEARCHES)
+def test_every_search_for_a_plan_is_the_same_on_two_ranks(folder: Path, search: str) -> None:
+    command = ("model.pt", "--data", "images.npz", "--seed", "3", *SEARCHES[search])
+    found = {}
+    for out, launcher in (("two", TORCHRUN), ("one", (sys.executable,))):
+        prune = (*launcher, "-m", "graphprune_cli", "prune", *command, "--out", out)
+        code, _, stderr = finished(*prune, cwd=folder)
+        assert code == 0, stderr
+        found[out] = {
+            name: json.loads((folder / out / f"{name}.json").read_text())
+            for name in ("plan", "ranking", "manifest")
+        }
+    one, two = found["one"], found["two"]
+    assert two["plan"] == one["plan"]
+    assert two["ranking"] == one["ranking"]
+    searched = {"steps": "steps", "auto": "candidates", "exchange": "exchange"}[search]
+    assert two["manifest"][searched] == one["manifest"][searched]
+    assert two["manifest"][searched]  # it was searched
+    assert two["manifest"]["validation"]["ok"]
+
+
+@pytest.mark.slow
+def test_one_rank_times_for_all(folder: Path) -> None:
+    """Clocks differ from run to run, so that plans may; ranks that disagreed would wait forever."""
+    wide = [torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 64, 3), torch.nn.ReLU()]
+    head = [torch.nn.Conv2d(64, 5, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    torch.save(torch.nn.Sequential(*wide, *head).eval(), folder / "wide.pt")
+    options = ("--limit", "24", "--ratio", "0.3", "--of", "latency", "--steps", "2")
+    prune = ("-m", "graphprune_cli", "prune", "wide.pt", "--data", "images.npz", *options)
+    code, stdout, stderr = finished(*TORCHRUN, *prune, "--threads", "1", "--json", cwd=folder)
+    assert code == 0, stderr
+    document = json.loads(stdout)
+    assert document["reached"] >= 0.28
+    assert len(document["manifest"]["steps"]) == 2
+    assert document["manifest"]["latency"]["threads"] == 1
+    assert document["manifest"]["validation"]["ok"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 @pytest.mark.parametrize("killed", [0, 1])
