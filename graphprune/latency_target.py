@@ -2,8 +2,8 @@
 
 The latency model chooses a plan, in one step or in several; the network cut by it is exported and
 timed in turn with the unpruned one. Where the measured share misses the one asked for, the model is
-asked for as much more (or less) as it was wrong by, and the next plan is measured, a few times at
-most.
+asked for as much more (or less) as it was wrong by, or for what lies between two plans of which one
+removes too little and one too much; and the next plan is measured, a few times at most.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from graphprune.cost import LatencyModel
 from graphprune.errors import BudgetError
@@ -131,6 +132,18 @@ def reach_latency(
     return _Search(graph, ratio, choose, measure).run()
 
 
+class _Missed(NamedTuple):
+    """A plan that removes too little or too much.
+
+    Args:
+        predicted: Share of the latency that the model says it removes.
+        measured: Share that it does remove.
+    """
+
+    predicted: float
+    measured: float
+
+
 class _Search:
     """Asks the model for what makes the measured share come out right."""
 
@@ -146,6 +159,7 @@ class _Search:
         self._choose = choose
         self._measure = measure
         self._found: list[ReachedLatency] = []
+        self._missed: list[_Missed] = []
 
     def run(self) -> ReachedLatency:
         """Return the best plan that was measured."""
@@ -159,13 +173,27 @@ class _Search:
                 break
             if any(plan.groups == found.plan.groups for found in self._found):
                 break
-            remains = self._try(plan)
-            if abs(1 - remains - self._ratio) <= TOLERANCE:
+            removed = 1 - self._try(plan)
+            if abs(removed - self._ratio) <= TOLERANCE:
                 break
-            # What remains was predicted wrong by this factor; the next plan will be, too.
-            factor = remains / (1 - plan.reached)
-            ask = min(max(1 - (1 - self._ratio) / factor, 0.0), 0.999)
+            self._missed.append(_Missed(plan.reached, removed))
+            ask = self._next()
         return self._best()
+
+    def _next(self) -> float:
+        """Return what to ask the model for after a plan that missed the ratio."""
+        less = [missed for missed in self._missed if missed.measured < self._ratio]
+        more = [missed for missed in self._missed if missed.measured >= self._ratio]
+        if less and more:
+            low = max(less, key=lambda missed: missed.predicted)
+            high = min(more, key=lambda missed: missed.predicted)
+            if low.predicted < high.predicted:
+                share = (self._ratio - low.measured) / (high.measured - low.measured)
+                return low.predicted + share * (high.predicted - low.predicted)
+        # What remains was predicted wrong by this factor; the next plan will be, too.
+        last = self._missed[-1]
+        factor = (1 - last.measured) / (1 - last.predicted)
+        return min(max(1 - (1 - self._ratio) / factor, 0.0), 0.999)
 
     def _try(self, plan: PruningPlan) -> float:
         """Measure a plan; return the share of the latency that remains."""

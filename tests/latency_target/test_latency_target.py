@@ -87,6 +87,23 @@ def test_a_wrong_prediction_is_corrected(really: Remains) -> None:
     assert found.plan.reached in [pytest.approx(share) for share in measured]
 
 
+def test_between_too_little_and_too_much_lies_what_was_asked_for() -> None:
+    """A model that is wrong by another factor for every plan: correcting by one goes to and fro."""
+    network = nn.Sequential(nn.Linear(16, 200), nn.ReLU(), nn.Linear(200, 8))
+    graph = trace(network.eval(), (torch.randn(2, 16),))
+    scores = np.random.default_rng(0).random(graph.n_units)
+    ranking = Ranking(graph=graph, groups=split_by_group(graph, scores), criterion="test")
+    model, whole = model_of(graph), macs_of(graph, graph.all_kept())
+
+    def measure(kept: Kept) -> Bench:
+        left = macs_of(graph, kept) / whole
+        return bench_of(left + 0.2 / (1 + np.exp(-30 * (left - 0.5))))
+
+    found = latency_target._Search(graph, 0.4, partial(_choose, ranking, model), measure).run()
+    assert found.tries > 2
+    assert found.plan.reached == pytest.approx(0.4, abs=TOLERANCE)
+
+
 def test_of_plans_that_remove_enough_the_smallest_wins() -> None:
     found, measured = search(0.4, lambda left: 0.3 + 0.7 * left)
     enough = [share for share in measured if share >= 0.4 - TOLERANCE]
