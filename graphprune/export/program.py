@@ -6,18 +6,17 @@ A file is read only after the scan of :mod:`graphprune.load`, so that opening on
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError
 from graphprune.files import replacing_stream
-from graphprune.load.exported import read_program
+from graphprune.load.exported import module_of, read_program
 from graphprune.signature import a_weight
 from graphprune.surgery import PrunedModel, as_pruned_model
 from graphprune.tracing import export_program, quiet_export
@@ -107,13 +106,12 @@ def load_program(path: Path | str, *, trust: bool = False) -> PrunedModel:
         ModelError: It is missing, damaged or no exported program.
     """
     program = read_program(str(path), trust=trust)
-    module = program.module(check_guards=False)
+    module = module_of(program)
     if not isinstance(module, fx.GraphModule):
         raise ModelError(
             f"{path} holds a {type(module).__name__} instead of a graph",
             hint="write it with torch.export.save of a current torch",
         )
-    _tie(module)
     given = program.example_inputs
     return as_pruned_model(module, None if given is None else pytree.tree_leaves(given[0]))
 
@@ -133,24 +131,3 @@ def _forget_origin(graph: fx.Graph) -> None:
     for node in graph.nodes:
         for key in _TRACES:
             node.meta.pop(key, None)
-
-
-# ---- ties ---------------------------------------------------------------------------------------
-
-
-def _tie(module: nn.Module) -> None:
-    """Make one parameter or buffer of those that came back as several over the same memory."""
-    first: dict[tuple[object, ...], Tensor] = {}
-    for owner, name, tensor in _owned(module):
-        if not tensor.numel():
-            continue
-        key = (type(tensor), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        tied = first.setdefault(key, tensor)
-        if tied is not tensor:
-            setattr(owner, name, tied)
-
-
-def _owned(module: nn.Module) -> Iterable[tuple[nn.Module, str, Tensor]]:
-    for owner in module.modules():
-        members = (*owner._parameters.items(), *owner._buffers.items())
-        yield from ((owner, name, tensor) for name, tensor in members if tensor is not None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
 
@@ -34,7 +35,7 @@ def read_exported(spec: str, *, trust: bool) -> Draft:
     program = read_program(spec, trust=trust)
     stored = _stored_inputs(program, spec)
     return Draft(
-        module=program.module(check_guards=False),
+        module=module_of(program),
         is_exported=True,
         stored_inputs=stored,
         fixed_batch=_fixed_batch(program),
@@ -57,6 +58,30 @@ def read_program(spec: str, *, trust: bool) -> ExportedProgram:
     if not trust:
         scan_archive(path, spec)
     return _load(path, spec)
+
+
+def module_of(program: ExportedProgram) -> nn.Module:
+    """Make a module of a program that was read; it shares the program's weights.
+
+    Tied parameters and buffers come back as several over the same memory, which copies of the
+    module would no longer share: they become one again.
+    """
+    module = program.module(check_guards=False)
+    first: dict[tuple[object, ...], Tensor] = {}
+    for owner, name, tensor in _owned(module):
+        if not tensor.numel():
+            continue
+        key = (type(tensor), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        tied = first.setdefault(key, tensor)
+        if tied is not tensor:
+            setattr(owner, name, tied)
+    return module
+
+
+def _owned(module: nn.Module) -> Iterable[tuple[nn.Module, str, Tensor]]:
+    for owner in module.modules():
+        members = (*owner._parameters.items(), *owner._buffers.items())
+        yield from ((owner, name, tensor) for name, tensor in members if tensor is not None)
 
 
 def _require_exported(path: Path, spec: str) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphprune.errors import ModelError, TrustError
+from graphprune.graph import trace
 from graphprune.load import ModelSource, load_model
 from graphprune.load.exported import read_exported
 from tests.load.helpers import (
@@ -42,6 +43,29 @@ def test_a_program_loads_and_is_equal(tmp_path: Path) -> None:
     assert [value.shape for value in loaded.example_inputs] == [(2, 3, 16, 12)]
     assert loaded.source.input_shapes == ((3, 16, 12),)
     assert loaded.notes == ()
+
+
+def test_tied_weights_stay_tied_in_the_trace(tmp_path: Path) -> None:
+    model = _TiedTokens().eval()
+    path = tmp_path / "m.pt2"
+    export_to(path, model, torch.randint(0, 9, (2, 5)))
+
+    loaded = load_model(ModelSource(spec=str(path)))
+    traced = trace(loaded.module, loaded.example_inputs).program.module
+
+    for network in (loaded.module, traced):
+        assert network.get_parameter("head.weight") is network.get_parameter("tokens.weight")
+
+
+class _TiedTokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.tokens(tokens).tanh())
+        return logits
 
 
 def test_sizes_computed_in_the_graph_are_plain(tmp_path: Path) -> None:
