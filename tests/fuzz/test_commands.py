@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from typer.testing import CliRunner
 
 from graphprune_cli.__main__ import app
 from tests.cli.conftest import FACTORY
+from tests.fuzz.permissions import as_nobody
 from tests.load.helpers import Touch, saved
 
-NOBODY = 65534
 MODEL = ("net.py:net", "--input-shape", "3,8,8")
 PRUNE = ("prune", *MODEL, "--criterion", "l1", "--repair", "none", "-q")
 
@@ -84,19 +83,6 @@ def test_a_full_disk_leaves_nothing_behind(place: Path) -> None:
     with disk_with(0):
         fails("rank", *MODEL, "--criterion", "l1", says="cannot write")
     assert not (place / "graphprune-out").exists()
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Do without root's permissions, which nothing is denied."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 def test_a_folder_that_may_not_be_written(place: Path) -> None:

@@ -20,11 +20,11 @@ from graphprune.errors import ArtifactError, InputError
 from graphprune.files import write_text
 from graphprune.runtime import open_session
 from graphprune.verify.contents import read_onnx
+from tests.fuzz.permissions import as_nobody
 from tests.fuzz.readers import READERS, Reader
 from tests.load.helpers import SAMPLES, Touch, forge, records_of, saved, small_cnn
 
 BY_NAME = {reader.name: reader for reader in READERS}
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -218,19 +218,6 @@ def test_names_from_files_are_not_printed_raw(tmp_path: Path) -> None:
 
 
 # ---- permissions --------------------------------------------------------------------------------
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Do without root's permissions, which nothing is denied."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 @pytest.fixture
