@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,9 @@ def export_onnx(
     """Write a network to an ONNX file, whole or not at all.
 
     Inputs have the batch as their first dim, which is named ``batch``. Weights lie in the file
-    itself; only beyond 2 GB they go to a second one beside it, named as this one with ``.data``.
+    itself; only beyond 2 GB they go to a second one beside it, named as this one with ``.data``
+    (or ``.1.data`` and so on, where a file of that name is there: the old pair stays whole until
+    the new one is).
 
     Args:
         model: A pruned network or any other; exported in evaluation mode.
@@ -165,13 +170,46 @@ def _describe(model: ir.Model, metadata: Mapping[str, str]) -> None:
 def _write(model: ir.Model, path: Path) -> None:
     weights = (value.const_value for value in model.graph.initializers.values())
     size = sum(tensor.nbytes for tensor in weights if tensor is not None)
+    if size > _LARGEST_FILE:
+        _write_pair(model, path)
+        return
     with replacing(path) as temporary:
-        if size > _LARGEST_FILE:
-            ir.save(model, temporary, external_data=f"{path.name}.data")
-            return
         large = _take_large(model)
         with temporary.open("wb") as stream:
             write_with(ir.to_proto(model), large, stream)
+
+
+def _write_pair(model: ir.Model, path: Path) -> None:
+    """Write a file whose weights lie beside it.
+
+    The weights go to a file that nothing refers to yet: as the new pair counts from the moment in
+    which its first file takes the place of the old one, who is killed leaves one pair or the other.
+    """
+    unneeded: list[Path] = []
+    try:
+        with replacing(path) as temporary:
+            old = _beside(path)
+            data = next(name for name in _names_beside(path) if not os.path.lexists(name))
+            unneeded = [data]
+            ir.save(model, temporary, external_data=data.name)
+        unneeded = old
+    finally:
+        for left in unneeded:
+            left.unlink(missing_ok=True)
+
+
+def _names_beside(path: Path) -> Iterator[Path]:
+    """Yield the names that the weights of a file may have, best first."""
+    yield path.with_name(f"{path.name}.data")
+    for place in count(1):
+        yield path.with_name(f"{path.name}.{place}.data")
+
+
+def _beside(path: Path) -> list[Path]:
+    """Return the files of such names that are there."""
+    named = re.compile(re.escape(path.name) + r"(\.\d+)?\.data")
+    found = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [other for other in found if named.fullmatch(other.name)]
 
 
 def _take_large(model: ir.Model) -> list[LargeWeight]:

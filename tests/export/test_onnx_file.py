@@ -88,6 +88,47 @@ def test_big_weights_go_beside_the_file(path: Path, monkeypatch: pytest.MonkeyPa
     assert error(path, pruned, 2) < 1e-5
 
 
+def test_a_file_and_the_weights_beside_it_change_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "_LARGEST_FILE", 100)
+    old, new = subject("Residual").pruned, copy.deepcopy(subject("Residual").pruned)
+    with torch.no_grad():
+        new.get_parameter("head.fc.weight").mul_(2)
+    export_onnx(old, path)
+    replace, looked = Path.replace, []
+
+    def watched(self: Path, target: Path) -> Path:
+        looked.append(error(path, old, 2))  # what whoever is killed here leaves
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    export_onnx(new, path)
+
+    assert len(looked) == 1
+    assert looked[0] < 1e-5
+    assert error(path, new, 2) < 1e-5
+    assert sorted(e.name for e in path.parent.iterdir()) == ["pruned.onnx", "pruned.onnx.1.data"]
+
+
+def test_a_pair_that_cannot_be_written_leaves_the_old_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "_LARGEST_FILE", 100)
+    pruned = subject("Residual").pruned
+    export_onnx(pruned, path)
+    before = {entry.name: entry.read_bytes() for entry in path.parent.iterdir()}
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(ArtifactError, match="No space left"):
+        export_onnx(pruned, path)
+
+    assert {entry.name: entry.read_bytes() for entry in path.parent.iterdir()} == before
+
+
 def test_tied_weights_are_written_once(path: Path) -> None:
     pruned = subject("DictOutputs").pruned
     shape = tuple(pruned.get_parameter("a.weight").shape)
