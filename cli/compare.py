@@ -194,6 +194,7 @@ def command(
         _announce(prepared, as_json=as_json)
         return
     console.note(compared.found.notes, quiet=quiet)
+    console.note(compared.notes, quiet=quiet)
     _show(compared, out, as_json=as_json)
 
 

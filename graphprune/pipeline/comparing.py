@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphprune.artifacts import DataRecord
+from graphprune.artifacts import (
+    DataRecord,
+    ManifestFile,
+    PlanFile,
+    RankingFile,
+    RunFolder,
+    plan_of,
+    read,
+)
 from graphprune.comparison import (
     CompareFile,
     CompareFolder,
@@ -21,12 +29,14 @@ from graphprune.comparison import (
 )
 from graphprune.data import CalibrationBatches, DataSource, load_data
 from graphprune.doctor import versions
-from graphprune.errors import DataError
+from graphprune.drawing import draw
+from graphprune.errors import ArtifactError, DataError, OptionError
 from graphprune.figures import check_plots
 from graphprune.game.evaluation import Running
 from graphprune.load import ModelSource
 from graphprune.pipeline.options import Common, chosen_device
 from graphprune.pipeline.subject import Subject, check_data, data_record, prepare
+from graphprune.report import write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +70,13 @@ class Compared:
         found: The comparison.
         document: What ``compare.json`` holds.
         plots: The plots.
+        notes: What the user should know of the run in the same folder.
     """
 
     found: Comparison
     document: CompareFile
     plots: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 def prepare_comparison(
@@ -127,6 +139,8 @@ def prepare_comparison(
 def compare(prepared: Prepared, common: Common) -> Compared:
     """Rank, prune, repair and judge; writes ``compare.json``, the rankings and the plots.
 
+    Where the folder holds a run of the same network, its report is drawn again to show all this.
+
     Raises:
         GraphpruneError: See :func:`graphprune.comparison.run_comparison`.
     """
@@ -143,7 +157,28 @@ def compare(prepared: Prepared, common: Common) -> Compared:
         found=found,
         document=prepared.folder.document(found),
         plots=write_plots(found, prepared.folder.path / "plots", prepared.plots),
+        notes=_redraw_report(RunFolder(common.out), prepared.subject),
     )
+
+
+def _redraw_report(folder: RunFolder, subject: Subject) -> tuple[str, ...]:
+    """Write a run's report again; no manifest vouches for that file, so all others may stay.
+
+    Returns:
+        Why it was not, if it was not.
+    """
+    if not folder.manifest.exists():
+        return ()
+    try:
+        manifest, plan = read(folder.manifest, ManifestFile), read(folder.plan, PlanFile)
+        if plan.model_hash != subject.model.sha256:
+            return (f"{folder.report} stays as it is: it is of another network",)
+        ranking, kept = read(folder.ranking, RankingFile), plan_of(plan, subject.graph).kept
+        network = draw(subject.graph, kept(subject.graph))
+        write_report(folder, manifest, plan, ranking, network=network)
+    except (ArtifactError, OptionError) as error:
+        return (f"{folder.report} stays as it is: {error.message}",)
+    return ()
 
 
 def _judging(

@@ -45,6 +45,39 @@ def test_tables_and_files(run: Run, workplace: Path) -> None:
     assert pruned.code == 0, pruned.stderr
 
 
+def test_the_report_of_a_run_shows_a_later_comparison(run: Run, workplace: Path) -> None:
+    page, manifest = (workplace / "graphprune-out" / n for n in ("report.html", "manifest.json"))
+    net = ("net.py:net", "--input-shape", "3,8,8")
+    assert run("prune", *net, "--criterion", "l2", "--ratio", "0.2").code == 0
+    before, sealed = page.read_text(), manifest.read_bytes()
+    assert "From compare.json" not in before
+
+    assert run(*QUICK, "--plots", "none", "--no-floor").code == 0
+
+    after = page.read_text()
+    assert "From compare.json: judged on 13 images" in after
+    assert after.count("<svg") == before.count("<svg") + 1  # what was drawn is drawn again
+    assert manifest.read_bytes() == sealed
+    assert run("validate").code == 0
+
+
+def test_the_report_of_another_network_stays(run: Run, workplace: Path) -> None:
+    page = workplace / "graphprune-out" / "report.html"
+    (workplace / "other.py").write_text(
+        "from torch import nn\n"
+        "def net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))\n"
+    )
+    other = ("other.py:net", "--input-shape", "3,8,8")
+    assert run("prune", *other, "--criterion", "l2", "--ratio", "0.2").code == 0
+    before = page.read_bytes()
+
+    done = run(*QUICK, "--plots", "none", "--no-floor")
+
+    assert done.code == 0
+    assert "report.html stays as it is: it is of another network" in words(done.stderr)
+    assert page.read_bytes() == before
+
+
 def test_one_json_document(run: Run) -> None:
     done = run(*QUICK, "--json", "--quiet", "--plots", "none", "--no-floor")
     assert done.code == 0
