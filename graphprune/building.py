@@ -50,13 +50,15 @@ def build(
 def repaired(
     smaller: PrunedModel, data: CalibrationBatches | None, repairing: Repairing
 ) -> RepairResult:
-    """Repair a cut network, which is not changed.
+    """Repair a cut network, which is not changed; without a repair it is the result itself.
 
     Raises:
         OptionError: There is no such method.
         DataError: It needs images and there are none, or they do not fit.
     """
     method = "none" if repairing.method == "auto" and data is None else repairing.method
+    if method == "none":
+        return RepairResult(model=smaller.eval(), method=method, changed=(), notes=())
     return repair(
         smaller,
         data,

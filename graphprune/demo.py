@@ -147,10 +147,10 @@ def _run(common: Common) -> DemoResult:
     model = ModelSource(spec="graphprune.demo:DigitsNetwork", weights=str(weights))
     options = PruneOptions(ratio=RATIO, of="macs")
     planned = plan_run(model, DataSource(spec=str(images)), RankOptions(), options, common)
-    pruned = carry_out(planned, options, common)
-    graph = pruned.subject.graph
+    graph = planned.subject.graph
     export_onnx(cut(graph, graph.all_kept()), out / "original.onnx")
     judge = Judge(graph, as_batches(test))
+    pruned = carry_out(planned, options, common)
     after = judge.judge(load_program(pruned.folder.program), pruned.plan.kept(graph))
     return DemoResult(
         pruned=pruned,

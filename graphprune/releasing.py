@@ -8,6 +8,19 @@ import platform
 from collections.abc import Callable
 from functools import cache
 
+from torch import nn
+
+
+def give_up_weights(network: nn.Module) -> None:
+    """Free the memory of a network's parameters and buffers, for good.
+
+    Their names, shapes and dtypes stay, for what looks at no numbers; numbers read NaN, or zero
+    where there is no NaN, so that nothing computed with them passes for a result.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        nothing = float("nan") if tensor.is_floating_point() else 0
+        tensor.data = tensor.new_full((), nothing).expand(tensor.shape)
+
 
 def release() -> None:
     """Let go of large networks that nothing refers to any more.

@@ -24,7 +24,6 @@ from graphprune.doctor import versions
 from graphprune.drawing import draw
 from graphprune.export import export_onnx, load_program, program_of, save_program
 from graphprune.files import sha256_of
-from graphprune.game.masking import mask_network
 from graphprune.latency import Bench, bench
 from graphprune.load import ModelSource
 from graphprune.pipeline.holding import holding
@@ -41,6 +40,7 @@ from graphprune.pipeline.recording import (
 from graphprune.pipeline.subject import Subject, renumbered
 from graphprune.pipeline.timing import timed
 from graphprune.pipeline.validation import (
+    compare_with_original,
     drop_divergence,
     planned_shapes,
     save_divergence,
@@ -87,7 +87,8 @@ def prune(
 def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Pruned:
     """Cut, repair, export and validate what was selected, in a folder that is held.
 
-    The files of the run replace those of the run before all at once, at the very end.
+    The files of the run replace those of the run before all at once, at the very end. The traced
+    network gives up its weights on the way, see :func:`compare_with_original`.
     """
     subject, plan, folder = selected.subject, selected.plan, RunFolder(common.out).staging
     kept = plan.kept(subject.graph)
@@ -99,7 +100,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
         repaired = repaired_network(smaller, subject.data, repairing(options, common))
     with stages.next("judge"):
         verdict = judged(subject, kept, smaller, repaired)
-        del smaller  # it may be large; if repair changed it, it is cut again for its check
+        del smaller  # it may be large
         release()
     with stages.next("save"):
         ranking_record = ranking_file(selected.ranking, subject.model, subject.source)
@@ -118,13 +119,17 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
         export_onnx(repaired.model, folder.onnx, metadata=metadata, program=program)
     release()
     with stages.next("validate"):
+        # If the repair changed something, the network is cut again, for this check alone.
+        unrepaired = cut(subject.graph, kept) if repaired.changed else repaired.model
+        masked = compare_with_original(subject.graph, kept, unrepaired)
+        del unrepaired
+        release()
         report = validate(
             repaired.model,
             folder.onnx,
-            cut=partial(cut, subject.graph, kept) if repaired.changed else None,
-            masked=mask_network(subject.graph, kept, shared=True),
             reloaded=partial(load_program, folder.program),
             data=renumbered(subject, kept),
+            extra=(masked,),
             background=Background(graph=subject.graph, planned=planned_shapes(subject.graph, plan)),
         )
     latency = None

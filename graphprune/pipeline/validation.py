@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -24,19 +23,24 @@ from graphprune.data import DataSource, load_data
 from graphprune.errors import ArtifactError, ModelError, TraceError
 from graphprune.export import load_program
 from graphprune.game.masking import mask_network
-from graphprune.graph import DependencyGraph, trace
+from graphprune.graph import DependencyGraph, Kept, trace
 from graphprune.load import LoadedModel, ModelSource, load_model
 from graphprune.load.source import SpecKind
 from graphprune.pipeline.holding import settle
 from graphprune.pipeline.options import Common, ValidateOptions
 from graphprune.pipeline.subject import check_owner, prepare, renumbered
+from graphprune.releasing import give_up_weights, release
 from graphprune.selection import PruningPlan
 from graphprune.surgery import cut
 from graphprune.tracing import named_tensors
 from graphprune.verify import (
+    THOROUGH,
     Background,
+    Check,
     Divergence,
+    Settings,
     ValidationReport,
+    check_masked,
     drop_witness,
     same_weights,
     save_witness,
@@ -76,16 +80,18 @@ def validate_run(
     plan = plan_of(file, subject.graph)
     kept = plan.kept(subject.graph)
     reloaded = load_program(folder.program)
-    unrepaired = same_weights(cut(subject.graph, kept), reloaded, changed=manifest.repair.changed)
+    smaller = cut(subject.graph, kept)
+    same = same_weights(smaller, reloaded, changed=manifest.repair.changed)
+    masked = compare_with_original(subject.graph, kept, smaller, options.settings)
+    del smaller
+    release()
     return validate(
         reloaded,
         folder.onnx,
-        cut=partial(cut, subject.graph, kept),
-        masked=mask_network(subject.graph, kept, shared=True),
         data=renumbered(subject, kept),
         provider=options.provider,
         settings=options.settings,
-        extra=(unrepaired,),
+        extra=(masked, same),
         background=Background(graph=subject.graph, planned=planned_shapes(subject.graph, plan)),
     )
 
@@ -121,6 +127,28 @@ def validate_files(
         settings=options.settings,
         background=background,
     )
+
+
+def compare_with_original(
+    graph: DependencyGraph,
+    kept: Kept,
+    unrepaired: nn.Module,
+    settings: Settings = THOROUGH,
+) -> Check:
+    """Check that the masked original is the network that was cut from it.
+
+    That is the last that the original's weights are needed for: they are given up, so that a large
+    network is not held beside what onnxruntime makes of its file.
+
+    Args:
+        graph: The original.
+        kept: For every unit whether it is kept.
+        unrepaired: The network as it was cut.
+        settings: Batches and seeds.
+    """
+    check = check_masked(unrepaired, mask_network(graph, kept, shared=True), settings)
+    give_up_weights(graph.program.module)
+    return check
 
 
 def planned_shapes(graph: DependencyGraph, plan: PruningPlan) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from graphprune.repairs.batchnorm import reestimate
+from graphprune.repairs.batchnorm import has_statistics, reestimate
 from graphprune.repairs.least_squares import least_squares
 from graphprune.repairs.registry import Outcome, RepairJob, register
 from graphprune.tracing import named_tensors
@@ -14,9 +14,9 @@ from graphprune.tracing import named_tensors
 @register("auto", guarded=True)
 def auto(job: RepairJob) -> Outcome:
     """Least squares, or batch norm statistics where they come nearer to the unpruned network."""
-    other = copy.deepcopy(job.model)
+    other = copy.deepcopy(job.model) if has_statistics(job.model) else None
     refitted = replace(least_squares(job), method="least-squares")
-    if job.judge is None:
+    if job.judge is None or other is None:
         return refitted
     reestimated = reestimate(replace(job, model=other))
     ours, theirs = (job.judge.judge(model, job.source.kept).kl for model in (job.model, other))

@@ -49,6 +49,11 @@ def reestimate(job: RepairJob) -> Outcome:
     return Outcome(notes=tuple(notes))
 
 
+def has_statistics(model: PrunedModel) -> bool:
+    """Whether a network has anything that :func:`reestimate` could set."""
+    return bool(_norms(model))
+
+
 @dataclass(eq=False)
 class _Moments:
     """Mean and variance per channel, over everything seen so far (Chan, Golub and LeVeque 1979).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -289,14 +289,22 @@ def _guarded(result: RepairResult, pruned: PrunedModel, job: RepairJob) -> Repai
         f"{result.method} was not kept: on {after.n_images} held-out images the divergence from "
         f"the unpruned network would be {after.kl:.4g} instead of {before.kl:.4g}"
     )
+    _restore(result.model, pruned, result.changed)
     return replace(
         judged,
-        model=copy.deepcopy(pruned).eval(),
         method="none",
         changed=(),
         notes=(*result.notes, note),
         after=before,
     )
+
+
+def _restore(model: PrunedModel, pruned: PrunedModel, changed: Sequence[str]) -> None:
+    """Undo a repair in place, so that a large network is not held once more."""
+    ours, theirs = named_tensors(model), named_tensors(pruned)
+    with torch.no_grad():
+        for name in changed:
+            ours[name].copy_(theirs[name])
 
 
 def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> tuple[str, ...]:

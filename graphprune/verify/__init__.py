@@ -5,10 +5,11 @@ from graphprune.verify.locating import drop_witness, save_witness
 from graphprune.verify.precision import as_double
 from graphprune.verify.report import Check, Divergence, ValidationReport, raise_for
 from graphprune.verify.tolerances import Tolerance
-from graphprune.verify.validation import Background, validate
+from graphprune.verify.validation import THOROUGH, Background, check_masked, validate
 from graphprune.verify.weights import same_weights
 
 __all__ = [
+    "THOROUGH",
     "Background",
     "Check",
     "Divergence",
@@ -16,6 +17,7 @@ __all__ = [
     "Tolerance",
     "ValidationReport",
     "as_double",
+    "check_masked",
     "drop_witness",
     "raise_for",
     "same_weights",

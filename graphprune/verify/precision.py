@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -17,8 +19,8 @@ def as_double(module: nn.Module) -> nn.Module:
 
     Besides weights and buffers that takes the dtypes written into graphs, such as those of casts
     inside norms. What ordinary modules write into their forward stays as it is. Graphs share their
-    weights and widen each where it is read and no longer, so that large networks are not held a
-    third time.
+    weights and widen each where it is read and no longer, those of linear layers and embeddings
+    part by part, so that large networks are not held a third time.
 
     Args:
         module: The network; it is not changed.
@@ -46,11 +48,9 @@ class _Widening(fx.Interpreter):
         super().__init__(module, graph=_widened(module.graph))
 
     def fetch_attr(self, target: str) -> Any:
-        """Return a weight, in float64 if it is a floating-point number."""
+        """Return a weight as it is, or a subgraph in its wide form."""
         found = super().fetch_attr(target)
-        if isinstance(found, fx.GraphModule):
-            return _Wide(found)
-        return found.double() if isinstance(found, Tensor) and found.dtype in _NARROW else found
+        return _Wide(found) if isinstance(found, fx.GraphModule) else found
 
 
 def doubled_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -80,5 +80,44 @@ def _read_late(graph: fx.Graph) -> None:
     for weight in graph.find_nodes(op="get_attr"):
         for user in list(weight.users):
             with graph.inserting_before(user):
-                user.replace_input_with(weight, graph.node_copy(weight))
+                read = graph.node_copy(weight)
+                kernel = _kernel_reading(user, weight)
+                if kernel is None:
+                    read = graph.call_function(_wide, (read,))
+            user.target = user.target if kernel is None else kernel
+            user.replace_input_with(weight, read)
         graph.erase_node(weight)
+
+
+def _kernel_reading(user: fx.Node, weight: fx.Node) -> Callable[..., Tensor] | None:
+    """Return what takes a call's place if it can read this weight as it is; None if it cannot."""
+    place, kernel = _KERNELS.get(user.target, (-1, None))
+    reads = [argument is weight for argument in user.args]
+    return kernel if sum(reads) == 1 and reads[place] else None
+
+
+def _wide(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.dtype in _NARROW else value
+
+
+def _wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    rows = max(1, _PART // max(1, weight.shape[-1]))
+    if weight.dim() != 2 or len(weight) <= rows:
+        return functional.linear(x, _wide(weight), bias)
+    made = torch.cat([functional.linear(x, _wide(part)) for part in weight.split(rows)], -1)
+    return made if bias is None else made + bias
+
+
+def _wide_embedding(weight: Tensor, *rest: Any) -> Tensor:
+    found: Tensor = _wide(torch.ops.aten.embedding.default(weight, *rest))
+    return found
+
+
+_PART = 1 << 21
+"""Numbers of a weight that are widened at once."""
+
+_KERNELS: dict[Any, tuple[int, Callable[..., Tensor]]] = {
+    torch.ops.aten.linear.default: (1, _wide_linear),
+    torch.ops.aten.embedding.default: (0, _wide_embedding),
+}
+"""By overload, where it has its weight, and what computes it in float64 on a narrow one."""

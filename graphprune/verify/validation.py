@@ -70,12 +70,10 @@ NOTHING = Background()
 """Only the network and the file are known."""
 
 
-def validate(  # noqa: PLR0913 - one for each form
+def validate(
     pruned: nn.Module,
     path: Path | str,
     *,
-    cut: Lazy | None = None,
-    masked: nn.Module | None = None,
     reloaded: Lazy | None = None,
     data: CalibrationBatches | None = None,
     provider: str = "auto",
@@ -88,14 +86,12 @@ def validate(  # noqa: PLR0913 - one for each form
     Args:
         pruned: The network as it was exported.
         path: Its ONNX file.
-        cut: The network as it was before a repair, if there was one; ``masked`` equals that.
-        masked: The full-size network with the removed units masked.
         reloaded: What was read back from the ``.pt2`` file.
         data: Real images, on which predictions are compared as well.
         provider: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``; that onnxruntime used
             another one than asked for is a failed check.
         settings: Batches, seeds and tolerances.
-        extra: Checks made elsewhere, which the report shall hold.
+        extra: Checks made elsewhere, such as :func:`check_masked`, which the report shall hold.
         background: What else is known of the network.
 
     Raises:
@@ -115,10 +111,7 @@ def validate(  # noqa: PLR0913 - one for each form
     cases = cases_for(pruned, declared_inputs(file), settings, background.example_inputs)
     structure = _structure(path, file, pruned, cases, background)
     form = remembered(torch_form(pruned))
-    in_torch = []
-    if masked is not None:
-        in_torch.append(_check_masked(pruned if cut is None else cut, masked, cases))
-        release()
+    in_torch = list(extra)
     if reloaded is not None:
         in_torch += _check_reloaded(pruned, form, reloaded, cases)
         release()
@@ -128,12 +121,19 @@ def validate(  # noqa: PLR0913 - one for each form
     divergence = None
     if not _all_ok(compared):
         divergence = runtime.locate(pruned, form, cases, background.graph)
-    checks = (*structure, used, *in_torch, *compared, *extra)
+    checks = (*structure, used, *in_torch, *compared)
     return ValidationReport(checks=checks, divergence=divergence)
 
 
-def _check_masked(unrepaired: Lazy, masked: nn.Module, cases: Cases) -> Check:
-    return check_exactly_equal(_made(unrepaired), masked, cases.some())
+def check_masked(unrepaired: nn.Module, masked: nn.Module, settings: Settings = THOROUGH) -> Check:
+    """Check in float64 that the masked network computes what the cut one computes.
+
+    Args:
+        unrepaired: The network as it was cut, before any repair.
+        masked: The full-size network with the removed units masked.
+        settings: Batches and seeds.
+    """
+    return check_exactly_equal(unrepaired, masked, cases_for(unrepaired, (), settings).some())
 
 
 def _check_reloaded(pruned: nn.Module, form: Form, reloaded: Lazy, cases: Cases) -> list[Check]:

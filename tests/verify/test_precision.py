@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.game.masking import mask_network
 from graphprune.graph import trace
 from graphprune.surgery import cut
-from graphprune.verify import as_double, same_weights
+from graphprune.verify import as_double, precision, same_weights
 from tests.export.subjects import subject
 from tests.helpers import random_kept, run
 
@@ -88,6 +91,45 @@ def test_weights_of_graphs_are_not_held_again() -> None:
     traced = {tensor.data_ptr() for tensor in graph.program.module.parameters()}
     assert {tensor.data_ptr() for tensor in masked.parameters()} <= traced
     assert list(as_double(masked).parameters()) == []
+
+
+class Tied(nn.Module):
+    """One weight looks up tokens and makes predictions; its rows are scaled besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.up = nn.Embedding(33, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.up(self.tokens(x))
+        return functional.linear(found, self.tokens.weight) * self.tokens.weight.sum()
+
+
+def test_large_weights_are_widened_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = Tied(), torch.randint(0, 33, (2, 5))
+    module = trace(network, (x,)).program.module
+    with torch.no_grad():
+        expected = copy.deepcopy(network).double()(x)
+    monkeypatch.setattr(precision, "_PART", 24)
+    sizes: list[int] = []
+
+    class Widened(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: object, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> object:
+            made = func(*args, **(kwargs or {}))  # type: ignore[operator]
+            if func is _TO_COPY and made.dim() == 2:
+                sizes.append(made.numel())
+            return made
+
+    with Widened(), torch.no_grad():
+        found = as_double(module)(x)
+
+    assert found.dtype == torch.float64
+    assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
+    # What sums up the whole weight gets it whole; what it looks up and computes rows of does not.
+    assert sorted(sizes)[-1] == 33 * 6
+    assert sorted(sizes)[-2] <= 24
 
 
 def test_weights_are_widened_one_at_a_time() -> None:
