@@ -1,9 +1,10 @@
-"""The paper reproduced: Ancona, Öztireli and Gross (2020), arXiv 2006.01795.
+r"""The paper reproduced: Ancona, Öztireli and Gross (2020), arXiv 2006.01795.
 
     python benchmarks/paper.py toy untrained                              (a minute)
     python benchmarks/paper.py robustness --networks mlp cnn              (minutes)
     python benchmarks/paper.py lowdata --networks cnn --images 50 300     (minutes)
-    python benchmarks/paper.py robustness --networks vgg resnet20 --out paper.json
+    python benchmarks/paper.py robustness --networks vgg resnet20 --images 50 --judges 128 \
+        --out paper.json                                                  (20 minutes)
     python benchmarks/paper.py --out paper.json --table --markdown
 
 Every part stands for itself. With --out, results are added to those of earlier runs.
