@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from graphprune.data import CalibrationBatches
 from graphprune.game.evaluation import MEMORY
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.progress import Progress, silent
-from graphprune.repairs import RepairResult, repair
+from graphprune.repairs import RepairResult, repair_in_place
 from graphprune.surgery import PrunedModel, cut
 
 
@@ -44,25 +46,33 @@ def build(
         SurgeryError: ``kept`` does not fit the graph or would leave an axis empty.
         DataError: The method needs images and there are none, or they do not fit.
     """
-    return repaired(cut(graph, kept), data, repairing)
+    return repaired(cut(graph, kept), partial(cut, graph, kept), data, repairing)
 
 
 def repaired(
-    smaller: PrunedModel, data: CalibrationBatches | None, repairing: Repairing
+    smaller: PrunedModel,
+    cut_again: Callable[[], PrunedModel],
+    data: CalibrationBatches | None,
+    repairing: Repairing,
 ) -> RepairResult:
-    """Repair a cut network, which is not changed; without a repair it is the result itself.
+    """Repair a cut network, which becomes that of the result.
+
+    Args:
+        smaller: The network, as it was cut.
+        cut_again: Cuts it once more; a repair compares itself with that.
+        data: Calibration images, if there are any.
+        repairing: How to repair.
 
     Raises:
         OptionError: There is no such method.
         DataError: It needs images and there are none, or they do not fit.
     """
     method = "none" if repairing.method == "auto" and data is None else repairing.method
-    if method == "none":
-        return RepairResult(model=smaller.eval(), method=method, changed=(), notes=())
-    return repair(
+    return repair_in_place(
         smaller,
+        cut_again,
         data,
-        method=method,
+        method,
         seed=repairing.seed,
         max_memory=repairing.max_memory,
         progress=repairing.progress,

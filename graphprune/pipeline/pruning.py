@@ -95,12 +95,15 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     stages = _Stages(subject.timings, common.progress)
     release()
     with stages.next("prune"):
-        smaller = cut(subject.graph, kept)
+        cut_again = partial(cut, subject.graph, kept)
+        smaller = cut_again()
     with stages.next("repair"):
-        repaired = repaired_network(smaller, subject.data, repairing(options, common))
+        repairs = repairing(options, common)
+        repaired = repaired_network(smaller, cut_again, subject.data, repairs)
+        release()
     with stages.next("judge"):
-        verdict = judged(subject, kept, smaller, repaired)
-        del smaller  # it may be large
+        # What a repair has changed is cut again wherever it counts, and held no longer.
+        verdict = judged(subject, kept, cut_again() if repaired.changed else smaller, repaired)
         release()
     with stages.next("save"):
         ranking_record = ranking_file(selected.ranking, subject.model, subject.source)
@@ -119,8 +122,7 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
         export_onnx(repaired.model, folder.onnx, metadata=metadata, program=program)
     release()
     with stages.next("validate"):
-        # If the repair changed something, the network is cut again, for this check alone.
-        unrepaired = cut(subject.graph, kept) if repaired.changed else repaired.model
+        unrepaired = cut_again() if repaired.changed else repaired.model
         masked = compare_with_original(subject.graph, kept, unrepaired)
         del unrepaired
         release()

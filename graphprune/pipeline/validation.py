@@ -79,10 +79,11 @@ def validate_run(
         )
     plan = plan_of(file, subject.graph)
     kept = plan.kept(subject.graph)
-    reloaded = load_program(folder.program)
     smaller = cut(subject.graph, kept)
-    same = same_weights(smaller, reloaded, changed=manifest.repair.changed)
     masked = compare_with_original(subject.graph, kept, smaller, options.settings)
+    release()
+    reloaded = load_program(folder.program)
+    same = same_weights(smaller, reloaded, changed=manifest.repair.changed)
     del smaller
     release()
     return validate(

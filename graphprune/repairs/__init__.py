@@ -10,6 +10,13 @@ from graphprune.repairs import (  # noqa: F401 - registers the methods
     least_squares,
     none,
 )
-from graphprune.repairs.registry import LayerGain, RepairJob, RepairResult, available, repair
+from graphprune.repairs.registry import (
+    LayerGain,
+    RepairJob,
+    RepairResult,
+    available,
+    repair,
+    repair_in_place,
+)
 
-__all__ = ["LayerGain", "RepairJob", "RepairResult", "available", "repair"]
+__all__ = ["LayerGain", "RepairJob", "RepairResult", "available", "repair", "repair_in_place"]

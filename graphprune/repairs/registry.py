@@ -194,8 +194,42 @@ def repair(
         DataError: The method needs images and there are none, or they do not fit the network.
         SurgeryError: The images make a weight NaN or infinite.
     """
-    entry = _entry(method)
+
+    def as_cut() -> PrunedModel:
+        # In training mode a network would not only predict otherwise, but change its statistics.
+        return copy.deepcopy(pruned).eval() if pruned.training else pruned
+
     model = copy.deepcopy(pruned).eval()
+    return repair_in_place(
+        model, as_cut, data, method, seed=seed, max_memory=max_memory, progress=progress
+    )
+
+
+def repair_in_place(
+    model: PrunedModel,
+    as_cut: Callable[[], PrunedModel],
+    data: CalibrationBatches | None,
+    method: str,
+    *,
+    seed: int = 0,
+    max_memory: int = MEMORY,
+    progress: Progress = silent,
+) -> RepairResult:
+    """Refit a pruned network's weights as :func:`repair` does, without a copy during the work.
+
+    Args:
+        model: The network, in evaluation mode; it becomes that of the result.
+        as_cut: Returns what ``model`` was, in evaluation mode; asked for when it is refitted.
+        data: As for :func:`repair`, like all that follows.
+        method: One of :func:`available`.
+        seed: Seed of everything random.
+        max_memory: Bytes that activations may take.
+        progress: Told about every step.
+
+    Raises:
+        GraphpruneError: As :func:`repair`.
+    """
+    entry = _entry(method)
     if not entry.needs_data:
         return RepairResult(model=model, method=method, changed=(), notes=())
     if data is None:
@@ -207,15 +241,16 @@ def repair(
         model=model,
         data=fitted,
         held_out=held_out,
-        judge=_judge_of(pruned.origin, held_out),
-        origin=pruned.origin,
+        judge=_judge_of(model.origin, held_out),
+        origin=model.origin,
         seed=seed,
         max_memory=max_memory,
         progress=progress,
     )
     with torch.no_grad():
         outcome = entry.run(job)
-    changed = _changed(named_tensors(pruned), named_tensors(model))
+    before = as_cut()
+    changed = _changed(named_tensors(before), named_tensors(model))
     _require_finite(model, changed, method)
     result = RepairResult(
         model=model,
@@ -224,7 +259,7 @@ def repair(
         notes=outcome.notes,
         layers=outcome.layers,
     )
-    return _guarded(result, pruned, job) if entry.guarded else result
+    return _guarded(result, before, job) if entry.guarded else result
 
 
 def _entry(method: str) -> _Entry:
@@ -274,12 +309,11 @@ def _why_unchecked(job: RepairJob) -> str:
     return "the network returns no predictions to compare"
 
 
-def _guarded(result: RepairResult, pruned: PrunedModel, job: RepairJob) -> RepairResult:
+def _guarded(result: RepairResult, as_cut: PrunedModel, job: RepairJob) -> RepairResult:
     """Keep a repair only if it brings predictions on held-out images nearer to the unpruned's."""
     if job.judge is None:
         return replace(result, notes=(*result.notes, f"{_why_unchecked(job)}: nothing was checked"))
-    # In training mode a network would not only predict otherwise, but change its statistics.
-    kept, as_cut = job.source.kept, copy.deepcopy(pruned).eval() if pruned.training else pruned
+    kept = job.source.kept
     before, after = (job.judge.judge(model, kept) for model in (as_cut, result.model))
     judged = replace(result, before=before, after=after)
     # Predictions of a network that was merely cut need not be finite.
@@ -289,7 +323,7 @@ def _guarded(result: RepairResult, pruned: PrunedModel, job: RepairJob) -> Repai
         f"{result.method} was not kept: on {after.n_images} held-out images the divergence from "
         f"the unpruned network would be {after.kl:.4g} instead of {before.kl:.4g}"
     )
-    _restore(result.model, pruned, result.changed)
+    _restore(result.model, as_cut, result.changed)
     return replace(
         judged,
         method="none",
@@ -299,9 +333,9 @@ def _guarded(result: RepairResult, pruned: PrunedModel, job: RepairJob) -> Repai
     )
 
 
-def _restore(model: PrunedModel, pruned: PrunedModel, changed: Sequence[str]) -> None:
+def _restore(model: PrunedModel, as_cut: PrunedModel, changed: Sequence[str]) -> None:
     """Undo a repair in place, so that a large network is not held once more."""
-    ours, theirs = named_tensors(model), named_tensors(pruned)
+    ours, theirs = named_tensors(model), named_tensors(as_cut)
     with torch.no_grad():
         for name in changed:
             ours[name].copy_(theirs[name])
@@ -313,7 +347,9 @@ def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> tuple[str, 
 
 def _require_finite(model: PrunedModel, changed: tuple[str, ...], method: str) -> None:
     tensors = named_tensors(model)
-    broken = [name for name in changed if not bool(torch.isfinite(tensors[name]).all())]
+    # NaN is both ends of what holds one; isfinite would take more memory than the tensor itself.
+    ends = {name: tensors[name].detach().aminmax() for name in changed if tensors[name].numel()}
+    broken = [name for name, both in ends.items() if not all(map(math.isfinite, both))]
     if broken:
         raise SurgeryError(
             f"repair {method!r} would make {broken[0]} NaN or infinite",
