@@ -147,6 +147,7 @@ def compare_with_original(
         unrepaired: The network as it was cut.
         settings: Batches and seeds.
     """
+    release()  # cutting leaves as much behind as its largest weight takes
     check = check_masked(unrepaired, mask_network(graph, kept, shared=True), settings)
     give_up_weights(graph.program.module)
     return check

@@ -113,7 +113,7 @@ def _wide_embedding(weight: Tensor, *rest: Any) -> Tensor:
     return found
 
 
-_PART = 1 << 21
+_PART = 1 << 20
 """Numbers of a weight that are widened at once."""
 
 _KERNELS: dict[Any, tuple[int, Callable[..., Tensor]]] = {
