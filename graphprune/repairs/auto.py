@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from graphprune.repairs.batchnorm import has_statistics, reestimate
 from graphprune.repairs.least_squares import least_squares
-from graphprune.repairs.registry import Outcome, RepairJob, register
-from graphprune.tracing import named_tensors
+from graphprune.repairs.registry import Outcome, RepairJob, register, reset
 
 
 @register("auto", guarded=True)
@@ -22,11 +21,9 @@ def auto(job: RepairJob) -> Outcome:
     ours, theirs = (job.judge.judge(model, job.source.kept).kl for model in (job.model, other))
     if ours <= theirs:
         return refitted
-    tensors = named_tensors(job.model)
-    for name, tensor in named_tensors(other).items():
-        tensors[name].copy_(tensor)
-    note = (
+    reset(job.model, other)
+    reason = (
         "batch norm statistics come nearer to the unpruned network on held-out images than least "
         f"squares (a divergence of {theirs:.4g} against {ours:.4g})"
     )
-    return Outcome(notes=(*reestimated.notes, note), method="batchnorm")
+    return replace(reestimated, method="batchnorm", reason=reason)

@@ -32,7 +32,7 @@ _CONSTANT = 1e-12
 """A channel whose variance falls below this share of the old one is constant on these images."""
 
 
-@register("batchnorm")
+@register("batchnorm", settled=True)
 def reestimate(job: RepairJob) -> Outcome:
     """Set running means and variances to those of the calibration images."""
     norms = _norms(job.model)

@@ -3,7 +3,8 @@
 The networks are walked side by side in execution order. Every convolution and linear layer whose
 input has changed is refitted by ridge regression on sampled places of the calibration images: from
 what it receives in the pruned and so far repaired network to what makes the network go on as the
-unpruned one does (:mod:`graphprune.repairs.targets`), starting from its present weights. An
+unpruned one does (:mod:`graphprune.repairs.targets`), starting from its present weights. Where a
+rectifier follows, only what it lets through counts (:mod:`graphprune.repairs.windows`). An
 intercept goes into its bias, or into the mean of the batch norm that follows. The ridge is the one
 that leaves the least error on held-out images; where none helps, the layer stays as it was.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -23,11 +24,13 @@ from graphprune.columns import LinearLayer, linear_layers, random_places
 from graphprune.game.evaluation import filled_up, passes_of
 from graphprune.graph import DependencyGraph
 from graphprune.ops.resize import argument
-from graphprune.repairs.lockstep import Walk, shelf
+from graphprune.repairs.lockstep import Shelf, Walk, shelf
 from graphprune.repairs.origin import changed_nodes, unpruned_like
 from graphprune.repairs.registry import LayerGain, Outcome, RepairJob, register
 from graphprune.repairs.ridge import Change, LeastSquares
+from graphprune.repairs.samples import Sample, error
 from graphprune.repairs.targets import ShapeOf, Target, corrected, squared_scales, target_of
+from graphprune.repairs.windows import Window, limits, window_of
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Ridges that are tried, as shares of the mean square of a column."""
@@ -39,17 +42,20 @@ ROWS_PER_COLUMN = 15
 FEWEST_ROWS = 10_000
 MOST_ROWS = 80_000
 
+ROUNDS = 5
+"""Most fits towards targets that give way, after the first."""
+
 WIDEST = 8192
 """Layers of more columns are given fewer rows than that, so that the dual problem is small."""
 
 
-@register("least-squares", guarded=True)
+@register("least-squares", guarded=True, settled=True)
 def least_squares(job: RepairJob) -> Outcome:
     """Refit the weights and biases of all layers that receive something else than before."""
     return _outcome(_Refit(job, weights=True).run(), job)
 
 
-@register("bias", guarded=True)
+@register("bias", guarded=True, settled=True)
 def bias(job: RepairJob) -> Outcome:
     """Refit biases only: what is missing on average is added."""
     return _outcome(_Refit(job, weights=False).run(), job)
@@ -77,18 +83,20 @@ class _Refit:
         self._origin = job.source
         self._nodes: dict[str, fx.Node] = {node.name: node for node in job.model.graph.nodes}
         self._generator = torch.Generator().manual_seed(job.seed)
+        self._decided = {gain.layer: gain for gain in job.decided}
         batches = [_batches(job, held_out=False), _batches(job, held_out=True)]
         self._batches = [*batches[0], *batches[1]]
         self._fitted = range(len(batches[0]))
-        # Without held-out images errors are those of the fit.
-        self._checked = range(len(batches[0]) if batches[1] else 0, len(self._batches))
+        # Where there are none, errors are those of the fit.
+        self._checked = range(len(batches[0]), len(self._batches))
 
     def run(self) -> list[LayerGain]:
         """Walk through the networks and refit; return what became of every layer looked at."""
         model, graph, gains = self._job.model, self._origin.graph, []
         changed = changed_nodes(model, self._origin)
         layers = [each for each in linear_layers(model).values() if each.source in changed]
-        targets = [target_of(self._nodes[layer.node], _shapes_in(graph)) for layer in layers]
+        shape_of = _shapes_in(graph)
+        targets = [target_of(self._nodes[layer.node], shape_of) for layer in layers]
         asked = Counter(target.layer.name for target in targets)
         asked.update(target.end.name for target in targets)
         with shelf(self._job.max_memory) as kept:
@@ -98,48 +106,45 @@ class _Refit:
                 pruned.until(layer.node)
                 unpruned.through(layer.node)
                 unpruned.through(target.end.name)
-                rows = _Rows(self, layer, target, unpruned, pruned)
-                gains.append(self._refit(rows))
+                window = window_of(self._nodes[layer.node], shape_of)
+                rows = _Rows(self, layer, target, window, (unpruned, pruned))
+                gains.append(self._refit(rows, kept))
                 unpruned.take(layer.node)
                 unpruned.take(target.end.name)
                 self._job.progress("layers refitted", done, len(layers))
         return gains
 
-    def _refit(self, rows: _Rows) -> LayerGain:
+    def _refit(self, rows: _Rows, kept: Shelf) -> LayerGain:
         """Refit one layer, if that lowers its error."""
-        sink = _sink_of(self._job.model, self._nodes[rows.layer.node], rows.layer)
+        layer = rows.layer
+        decided = self._decided.get(layer.weight)
+        if decided is not None and decided.ridge is None:
+            return decided
+        sink = _sink_of(self._job.model, self._nodes[layer.node], layer)
         problem = LeastSquares(intercept=sink is not None)
-        checked = []
-        for batch in range(len(self._batches)):
+        fitted: list[Sample] = []
+        for batch in self._fitted:
             sample = rows.sample(batch)
-            if batch in self._fitted:
-                problem.add(sample.columns, sample.residuals)
-            if batch in self._checked:
-                checked.append(sample)
-        name, before = rows.layer.weight, _error(checked, None)
-        best = LayerGain(layer=name, before=before, after=before, ridge=None)
-        chosen = None
-        for strength, change in self._candidates(problem, sink is not None):
-            after = _error(checked, change)
-            if after < best.after:
-                best, chosen = (
-                    LayerGain(layer=name, before=before, after=after, ridge=strength),
-                    change,
-                )
-            del change
-        if chosen is not None:
-            self._apply(rows.layer, chosen, sink)
-        return best
+            problem.add(sample.columns, sample.residuals)
+            # Looked at again by fits that follow the first, and by those who check without others.
+            if sample.limits is not None or (decided is None and not self._checked):
+                fitted.append(sample.placed(kept))
+        fit = _Fit(problem, fitted, weights=self._weights)
+        if decided is None:
+            checked = [rows.sample(batch) for batch in self._checked] or fitted
+            gain, change = fit.best(layer.weight, checked, self._strengths(sink))
+        else:
+            gain, change = decided, fit.again(decided)
+        if change is not None:
+            self._apply(layer, change, sink)
+        for sample in fitted:
+            sample.discard(kept)
+        return gain
 
-    def _candidates(self, problem: LeastSquares, intercept: bool) -> Iterator[tuple[float, Change]]:
-        """Solve for one strength after the other: solutions of wide layers are large."""
-        if self._weights:
-            strengths = STRENGTHS if self._job.held_out is not None else (UNCHECKED_STRENGTH,)
-            solutions = problem.solutions(strengths)
-            for strength in strengths:  # zip would hold a solution until the next one is there
-                yield strength, next(solutions)
-        elif intercept:
-            yield 0.0, problem.shift()
+    def _strengths(self, sink: _Sink | None) -> Sequence[float]:
+        if not self._weights:
+            return (0.0,) if sink is not None else ()
+        return STRENGTHS if self._job.held_out is not None else (UNCHECKED_STRENGTH,)
 
     def _apply(self, layer: LinearLayer, change: Change, sink: _Sink | None) -> None:
         weight = self._job.model.get_parameter(layer.weight)
@@ -177,37 +182,98 @@ class _Refit:
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """Rows of one batch.
+class _Fit:
+    """What can be fitted to the rows of one layer.
 
     Args:
-        columns: (groups, rows, columns).
-        outputs: What the layer should give, (groups, rows, outputs).
-        residuals: What its present output lacks, likewise.
-        importance: How much an error of an output counts, (groups, outputs).
+        problem: The rows.
+        parts: The rows again, as they were added, if they are looked at more than once.
+        weights: Whether weights are fitted, or biases only.
     """
 
-    columns: Tensor
-    outputs: Tensor
-    residuals: Tensor
-    importance: Tensor
+    problem: LeastSquares
+    parts: Sequence[Sample]
+    weights: bool
+
+    def best(
+        self, layer: str, checked: Sequence[Sample], strengths: Sequence[float]
+    ) -> tuple[LayerGain, Change | None]:
+        """Return the change that leaves the least error on rows that are not fitted.
+
+        Args:
+            layer: Name of the layer's weight.
+            checked: Those rows.
+            strengths: Ridges to try.
+
+        Returns:
+            What it is worth, and the change; None where none lowers the error.
+        """
+        before = error(checked, None)
+        best, chosen = LayerGain(layer=layer, before=before, after=before, ridge=None), None
+        for strength, change in self._candidates(strengths):
+            after = error(checked, change)
+            if after < best.after:
+                best, chosen = replace(best, after=after, ridge=strength), change
+            del change
+        if best.ridge is None or chosen is None or not self._windowed:
+            return best, chosen
+        for change in self._rounds(chosen, best.ridge, ROUNDS):
+            after = error(checked, change)
+            if not after < best.after:
+                break
+            best, chosen = replace(best, after=after, rounds=best.rounds + 1), change
+        return best, chosen
+
+    def _candidates(self, strengths: Sequence[float]) -> Iterator[tuple[float, Change]]:
+        """Solve for one strength after the other: solutions of wide layers are large."""
+        solutions = self.problem.solutions(strengths) if self.weights else None
+        for strength in strengths:  # zip would hold a solution until the next one is there
+            yield strength, self.problem.shift() if solutions is None else next(solutions)
+
+    def again(self, decided: LayerGain) -> Change:
+        """Return the change of the ridge and the rounds that have been chosen before."""
+        assert decided.ridge is not None
+        change = self._solved(self.problem, decided.ridge)
+        for found in self._rounds(change, decided.ridge, decided.rounds):
+            change = found
+        return change
+
+    @property
+    def _windowed(self) -> bool:
+        """Whether not all of the layer's output is seen."""
+        return bool(self.parts) and self.parts[0].limits is not None
+
+    def _rounds(self, change: Change, strength: float, count: int) -> Iterator[Change]:
+        """Fit again and again towards what gives way where nothing is seen."""
+        for _ in range(count):
+            aims = ((part.columns, part.aim(change)) for part in self.parts)
+            change = self._solved(self.problem.aimed(aims), strength)
+            yield change
+
+    def _solved(self, problem: LeastSquares, strength: float) -> Change:
+        return next(problem.solutions((strength,))) if self.weights else problem.shift()
 
 
 class _Rows:
     """Samples what a layer receives, and what it should give."""
 
     def __init__(
-        self, refit: _Refit, layer: LinearLayer, target: Target, unpruned: Walk, pruned: Walk
+        self,
+        refit: _Refit,
+        layer: LinearLayer,
+        target: Target,
+        window: Window | None,
+        walks: tuple[Walk, Walk],
     ) -> None:
         self.layer = layer
         self._refit = refit
         self._target = target
-        self._unpruned = unpruned
-        self._pruned = pruned
+        self._window = window
+        self._unpruned, self._pruned = walks
         self._matrix = layer.layout.matrix(refit.job.model.get_parameter(layer.weight))
         self._importance: Tensor | None = None
 
-    def sample(self, batch: int) -> _Sample:
+    def sample(self, batch: int) -> Sample:
         """Draw rows of one batch."""
         layer, target, layout = self.layer, self._target, self.layer.layout
         lookup = self._pruned.lookup(batch)
@@ -227,9 +293,12 @@ class _Rows:
             self._importance = scales.float().mean(1)
         # Sums of half precision would lose what is looked for.
         dtype = columns.dtype if columns.dtype.itemsize >= 4 else torch.float32
-        return _Sample(
-            columns.to(dtype), outputs.to(dtype), (outputs - present).to(dtype), self._importance
-        )
+        seen = None
+        if self._window is not None:
+            low, high = limits(self._window, wanted, lookup)
+            seen = layout.outputs(low, places).to(dtype), layout.outputs(high, places).to(dtype)
+        residuals = (outputs - present).to(dtype)
+        return Sample(columns.to(dtype), outputs.to(dtype), residuals, self._importance, seen)
 
     def _n_rows(self, batch: int) -> int:
         """How many rows a batch gives, in proportion to its images."""
@@ -238,23 +307,6 @@ class _Rows:
         if n_columns > WIDEST:
             total = WIDEST // 2
         return -(-total * self._unpruned.size(batch) // images)
-
-
-def _error(samples: Sequence[_Sample], change: Change | None) -> float:
-    """Return the squared error after a change as a share of the variance of the outputs."""
-    wrong, whole = 0.0, 0.0
-    for sample in samples:
-        left = sample.residuals
-        if change is not None:
-            added = change.bias[:, None]
-            if change.weight.dim() == 3:
-                added = added + (sample.columns @ change.weight.mT.to(sample.columns)).double()
-            left = left - added.to(left)
-        importance = sample.importance[:, None].double()
-        spread = sample.outputs.double() - sample.outputs.double().mean(1, keepdim=True)
-        wrong += float((importance * left.double().square()).sum())
-        whole += float((importance * spread.square()).sum())
-    return wrong / whole if whole else 0.0
 
 
 # ---- intercepts ---------------------------------------------------------------------------------

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from graphprune.data import CalibrationBatches
 from graphprune.errors import DataError, ModelError, OptionError, SurgeryError
@@ -27,6 +26,29 @@ HELD_OUT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerGain:
+    """What the refit of one layer was worth.
+
+    Args:
+        layer: Name of its weight.
+        before: Squared error of its output before, as a share of the output's variance, on held-out
+            images (on the fitted ones where none are held out). Where a rectifier follows, of what
+            it lets through.
+        after: The same after the refit.
+        ridge: Strength of the ridge that was chosen, zero for a bias alone; None where the layer
+            stayed as it was because no refit lowered the error.
+        rounds: How many more fits followed, towards targets that give way where a rectifier shuts
+            (:mod:`graphprune.repairs.windows`).
+    """
+
+    layer: str
+    before: float
+    after: float
+    ridge: float | None
+    rounds: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class RepairJob:
     """What a method gets.
 
@@ -38,6 +60,8 @@ class RepairJob:
         judge: Compares with the unpruned network on the held-out images; None where there are none
             or where the network makes no predictions.
         origin: What the network was cut from, if that is known.
+        decided: What was chosen for every layer while images were held out, in the last run, which
+            fits them all; empty before.
         seed: Seed of everything random.
         max_memory: Bytes that activations may take.
         progress: Told about every step.
@@ -48,6 +72,7 @@ class RepairJob:
     held_out: CalibrationBatches | None = None
     judge: Judge | None = None
     origin: Origin | None = None
+    decided: tuple[LayerGain, ...] = ()
     seed: int = 0
     max_memory: int = MEMORY
     progress: Progress = field(default=silent)
@@ -70,25 +95,6 @@ class RepairJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerGain:
-    """What the refit of one layer was worth.
-
-    Args:
-        layer: Name of its weight.
-        before: Squared error of its output before, as a share of the output's variance, on held-out
-            images (on the fitted ones where none are held out).
-        after: The same after the refit.
-        ridge: Strength of the ridge that was chosen, zero for a bias alone; None where the layer
-            stayed as it was because no refit lowered the error.
-    """
-
-    layer: str
-    before: float
-    after: float
-    ridge: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a method tells.
 
@@ -96,11 +102,13 @@ class Outcome:
         notes: What the user should know.
         layers: What each layer gained, in execution order.
         method: What was done in the end, where that is another method.
+        reason: Why that method.
     """
 
     notes: tuple[str, ...] = ()
     layers: tuple[LayerGain, ...] = ()
     method: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +123,7 @@ class RepairResult:
         layers: What each layer gained, for methods that refit layer by layer.
         before: Fidelity of the network as it was cut, on held-out images; None where there are
             none, or where the unpruned network is not known.
-        after: The same of the repaired network.
+        after: The same of the repaired network, before it was fitted to those images, too.
     """
 
     model: PrunedModel
@@ -136,13 +144,14 @@ class _Entry:
     run: Method
     needs_data: bool
     guarded: bool
+    settled: bool
 
 
 _METHODS: dict[str, _Entry] = {}
 
 
 def register(
-    name: str, *, needs_data: bool = True, guarded: bool = False
+    name: str, *, needs_data: bool = True, guarded: bool = False, settled: bool = False
 ) -> Callable[[Method], Method]:
     """Register a repair method.
 
@@ -151,6 +160,8 @@ def register(
         needs_data: Whether it looks at calibration images.
         guarded: Whether its result is kept only if it is nearer to the unpruned network, on
             held-out images, than what it was given.
+        settled: Whether what is kept is fitted again to all images, with all that was chosen on
+            those held out.
 
     Raises:
         ValueError: There is a method of that name.
@@ -159,7 +170,7 @@ def register(
     def add(method: Method) -> Method:
         if name in _METHODS:
             raise ValueError(f"there are two repair methods named {name!r}")
-        _METHODS[name] = _Entry(method, needs_data, guarded)
+        _METHODS[name] = _Entry(method, needs_data, guarded, settled)
         return method
 
     return add
@@ -236,7 +247,8 @@ def repair_in_place(
         raise DataError(
             f"repair {method!r} needs calibration images", hint="pass data, or method='none'"
         )
-    fitted, held_out = _parts(_fitting(data, model), guarded=entry.guarded, seed=seed)
+    images = _fitting(data, model)
+    fitted, held_out = _parts(images, guarded=entry.guarded, seed=seed)
     job = RepairJob(
         model=model,
         data=fitted,
@@ -247,19 +259,48 @@ def repair_in_place(
         max_memory=max_memory,
         progress=progress,
     )
-    with torch.no_grad():
-        outcome = entry.run(job)
+    outcome = _run(method, job)
     before = as_cut()
-    changed = _changed(named_tensors(before), named_tensors(model))
-    _require_finite(model, changed, method)
+    changed = _changed(before, model, method)
     result = RepairResult(
         model=model,
         method=outcome.method or method,
         changed=changed,
-        notes=outcome.notes,
+        notes=_said(outcome.notes, outcome),
         layers=outcome.layers,
     )
-    return _guarded(result, before, job) if entry.guarded else result
+    if entry.guarded:
+        result = _guarded(result, before, job)
+    if held_out is None or not result.changed or not _entry(result.method).settled:
+        return result
+    # Now to all images, with all that was chosen on those held out. What was measured stays what
+    # it was measured on: a network that had not seen them.
+    reset(model, before)
+    del before  # not held while the network is refitted
+    last = replace(job, data=images, held_out=None, judge=None, decided=outcome.layers)
+    settled = _run(result.method, last)
+    changed = _changed(as_cut(), model, result.method)
+    return replace(result, changed=changed, notes=_said(settled.notes, outcome))
+
+
+def _run(method: str, job: RepairJob) -> Outcome:
+    with torch.no_grad():
+        return _entry(method).run(job)
+
+
+def _said(notes: tuple[str, ...], outcome: Outcome) -> tuple[str, ...]:
+    return notes if outcome.reason is None else (*notes, outcome.reason)
+
+
+def reset(model: PrunedModel, other: PrunedModel) -> None:
+    """Give a network the weights and buffers of another one of the same structure.
+
+    In place, so that a large network is not held once more.
+    """
+    tensors = named_tensors(model)
+    with torch.no_grad():
+        for name, tensor in named_tensors(other).items():
+            tensors[name].copy_(tensor)
 
 
 def _entry(method: str) -> _Entry:
@@ -323,7 +364,7 @@ def _guarded(result: RepairResult, as_cut: PrunedModel, job: RepairJob) -> Repai
         f"{result.method} was not kept: on {after.n_images} held-out images the divergence from "
         f"the unpruned network would be {after.kl:.4g} instead of {before.kl:.4g}"
     )
-    _restore(result.model, as_cut, result.changed)
+    reset(result.model, as_cut)
     return replace(
         judged,
         method="none",
@@ -333,26 +374,19 @@ def _guarded(result: RepairResult, as_cut: PrunedModel, job: RepairJob) -> Repai
     )
 
 
-def _restore(model: PrunedModel, as_cut: PrunedModel, changed: Sequence[str]) -> None:
-    """Undo a repair in place, so that a large network is not held once more."""
-    ours, theirs = named_tensors(model), named_tensors(as_cut)
-    with torch.no_grad():
-        for name in changed:
-            ours[name].copy_(theirs[name])
+def _changed(as_cut: PrunedModel, model: PrunedModel, method: str) -> tuple[str, ...]:
+    """Return what a repair has changed.
 
-
-def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> tuple[str, ...]:
-    return tuple(name for name in before if not torch.equal(before[name], after[name]))
-
-
-def _require_finite(model: PrunedModel, changed: tuple[str, ...], method: str) -> None:
-    tensors = named_tensors(model)
-    # NaN is both ends of what holds one; isfinite would take more memory than the tensor itself.
-    ends = {name: tensors[name].detach().aminmax() for name in changed if tensors[name].numel()}
-    broken = [name for name, both in ends.items() if not all(map(math.isfinite, both))]
+    Raises:
+        SurgeryError: Something is not finite any more.
+    """
+    before, after = named_tensors(as_cut), named_tensors(model)
+    changed = tuple(name for name in before if not torch.equal(before[name], after[name]))
+    broken = [name for name in changed if not bool(torch.isfinite(after[name]).all())]
     if broken:
         raise SurgeryError(
             f"repair {method!r} would make {broken[0]} NaN or infinite",
             hint="the network overflows on these images: check their --mean and --std, or use "
             "--repair none",
         )
+    return changed

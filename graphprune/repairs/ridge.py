@@ -11,8 +11,8 @@ the dual problem is solved, whose size is the number of rows. Sums and solutions
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,6 +52,28 @@ class LeastSquares:
         self._waiting += columns.shape[1]
         if self._moments is not None or self._waiting >= columns.shape[2]:
             self._fold()
+
+    def aimed(self, parts: Iterable[tuple[Tensor, Tensor]]) -> LeastSquares:
+        """Return the problem of the same columns with other residuals.
+
+        Args:
+            parts: All rows, as they were added, with what they lack now.
+        """
+        other = LeastSquares(intercept=self._intercept)
+        if self._moments is None:
+            other._rows = list(parts)
+            other._waiting = self._waiting
+            return other
+        sums = [
+            ((columns.mT @ residuals).double(), residuals.double().sum(1))
+            for columns, residuals in parts
+        ]
+        other._moments = replace(
+            self._moments,
+            cross=torch.stack([cross for cross, _ in sums]).sum(0),
+            residuals=torch.stack([residuals for _, residuals in sums]).sum(0),
+        )
+        return other
 
     def solutions(self, strengths: Sequence[float]) -> Iterator[Change]:
         """Solve for every strength of the ridge.

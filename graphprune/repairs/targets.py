@@ -13,7 +13,7 @@ denominator holds the squared scales. Entries that no path leads to keep the unp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,20 +58,31 @@ def target_of(layer: fx.Node, shape_of: ShapeOf) -> Target:
         layer: The node, in the pruned network.
         shape_of: Shapes in the unpruned network, by node.
     """
+    path = affine_path(layer, shape_of)
+    additions = [place for place, each in enumerate(path) if overload_name(each) in _ADDITIONS]
+    if not additions:
+        return Target(layer, path, layer)
+    return Target(layer, path[: additions[-1] + 1], path[additions[-1]])
+
+
+def affine_path(layer: fx.Node, shape_of: ShapeOf) -> tuple[fx.Node, ...]:
+    """Follow a layer's output for as long as all that is made of it is affine in it.
+
+    Args:
+        layer: The node, in the pruned network.
+        shape_of: Shapes in the unpruned network, by node.
+    """
     order = {node: place for place, node in enumerate(layer.graph.nodes)}
     known = order[layer]
     path: list[fx.Node] = []
     node = layer
-    while (following := _only_user(node)) is not None and _is_affine(following, node, shape_of):
+    while (following := only_user(node)) is not None and _is_affine(following, node, shape_of):
         others = [source for source in following.all_input_nodes if source is not node]
         if any(order[other] > known and other.op != "get_attr" for other in others):
             break
         path.append(following)
         node = following
-    additions = [place for place, each in enumerate(path) if overload_name(each) in _ADDITIONS]
-    if not additions:
-        return Target(layer, tuple(path), layer)
-    return Target(layer, tuple(path[: additions[-1] + 1]), path[additions[-1]])
+    return tuple(path)
 
 
 def corrected(target: Target, output: Tensor, wanted: Tensor, lookup: Lookup) -> Tensor:
@@ -83,19 +94,19 @@ def corrected(target: Target, output: Tensor, wanted: Tensor, lookup: Lookup) ->
         wanted: The unpruned network's value at the path's end, of the pruned one's shape.
         lookup: Values of the pruned network.
     """
-    follow = _follow(target, lookup)
+    follow = followed(target.layer, target.path, lookup)
     with torch.enable_grad():
         leaf = output.detach().clone().requires_grad_()
         reached = follow(leaf)
         (back,) = torch.autograd.grad(reached, leaf, wanted - reached.detach())
     squares = squared_scales(target, output, lookup)
-    usable = squares > _SMALLEST * squares.max()
+    usable = matters(squares)
     return torch.where(usable, output + back / squares.where(usable, 1.0), output)
 
 
 def squared_scales(target: Target, output: Tensor, lookup: Lookup) -> Tensor:
     """Return by what square a change of each entry is scaled along the path, as ``output``."""
-    follow = _follow(target, lookup)
+    follow = followed(target.layer, target.path, lookup)
     with torch.enable_grad():
         leaf = torch.zeros_like(output).requires_grad_()
         reached = follow(leaf)
@@ -105,18 +116,32 @@ def squared_scales(target: Target, output: Tensor, lookup: Lookup) -> Tensor:
     return squares
 
 
-def _follow(target: Target, lookup: Lookup) -> Callable[[Tensor], Tensor]:
+def matters(squares: Tensor) -> Tensor:
+    """Return the entries whose squared scale is not as good as zero."""
+    return squares > _SMALLEST * squares.max()
+
+
+def followed(layer: fx.Node, path: Sequence[fx.Node], lookup: Lookup) -> Callable[[Tensor], Tensor]:
+    """Return what makes of a layer's output the value at the end of a path.
+
+    Args:
+        layer: The node.
+        path: Nodes that follow it, in order.
+        lookup: Values of the network.
+    """
+
     def follow(output: Tensor) -> Tensor:
-        made: dict[fx.Node, Any] = {target.layer: output}
-        for node in target.path:
+        made: dict[fx.Node, Any] = {layer: output}
+        for node in path:
             made[node] = evaluated(node, lambda read: made[read] if read in made else lookup(read))
-        found: Tensor = made[target.path[-1]] if target.path else output * 1
+        found: Tensor = made[path[-1]] if path else output * 1
         return found
 
     return follow
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
+def only_user(node: fx.Node) -> fx.Node | None:
+    """Return what reads a node, if that is one node."""
     users = list(node.users)
     return users[0] if len(users) == 1 else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from torch import nn
 from graphprune.data import as_batches
 from graphprune.errors import DataError, OptionError, SurgeryError
 from graphprune.graph import trace
-from graphprune.repairs import RepairJob, available, repair
-from graphprune.repairs.registry import Outcome, register
+from graphprune.repairs import RepairJob, available, registry, repair
+from graphprune.repairs.registry import Method, Outcome, register
 from graphprune.surgery import PrunedModel, cut
 from tests.export.subjects import subject
 from tests.helpers import run
@@ -86,3 +87,54 @@ def test_images_are_taken_in_the_networks_dtype() -> None:
     result = repair(cut(graph, graph.all_kept()), as_batches((IMAGES,)), "batchnorm")
 
     assert run(result.model, (IMAGES.double(),))[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("method", ["least-squares", "bias", "auto"])
+def test_what_is_kept_is_fitted_to_all_images_but_judged_without(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruned = subject("Trained").pruned
+    jobs, starts, ends = [], [], []
+
+    def recorded(name: str, run: Method) -> Method:
+        def wrapper(job: RepairJob) -> Outcome:
+            starts.append(copy.deepcopy(job.model.state_dict()))
+            outcome = run(job)
+            jobs.append((name, job, outcome))
+            ends.append(job.judge and job.judge.judge(job.model, job.source.kept))
+            return outcome
+
+        return wrapper
+
+    for name, entry in registry._METHODS.items():
+        monkeypatch.setitem(registry._METHODS, name, replace(entry, run=recorded(name, entry.run)))
+    result = repair(pruned, as_batches((IMAGES,), batch_size=8), method)
+
+    (first, second) = jobs
+    assert (first[0], second[0]) == (method, result.method)
+    assert first[1].held_out.n_images == 5
+    assert second[1].held_out is None
+    assert second[1].data.n_images == 40
+    assert second[1].decided == first[2].layers == result.layers
+    assert all(torch.equal(value, pruned.state_dict()[key]) for key, value in starts[1].items())
+    assert result.after == ends[0]
+    assert result.notes[0] == second[2].notes[0]
+    assert "40 images" in result.notes[0]
+
+
+def test_what_is_not_kept_is_left_as_it_was_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned = subject("Trained").pruned
+
+    def spoil(job: RepairJob) -> Outcome:
+        for parameter in job.model.parameters():
+            parameter.zero_()
+        return Outcome()
+
+    entry = registry._METHODS["least-squares"]
+    monkeypatch.setitem(registry._METHODS, "least-squares", replace(entry, run=spoil))
+    result = repair(pruned, as_batches((IMAGES,), batch_size=8), "least-squares")
+
+    assert result.method == "none"
+    assert result.after == result.before
+    after = result.model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in pruned.state_dict().items())

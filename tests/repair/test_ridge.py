@@ -73,3 +73,25 @@ def test_what_is_not_finite_is_refused():
     problem.add(columns, residuals)
     with pytest.raises(SurgeryError, match="not finite"):
         list(problem.solutions((1e-3,)))
+
+
+@pytest.mark.parametrize("count", [40, 5])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_other_residuals_of_the_same_columns_are_another_problem(count, intercept):
+    columns, residuals = rows(count, 8)
+    problem, explicitly = LeastSquares(intercept=intercept), LeastSquares(intercept=intercept)
+    starts = range(0, count, 10)
+    parts = [(columns[:, s : s + 10], residuals[:, s : s + 10]) for s in starts]
+    for part in parts:
+        problem.add(*part)
+    others = [(columns, 2 - residuals.square()) for columns, residuals in parts]
+    for part in others:
+        explicitly.add(*part)
+    (before,) = problem.solutions((1e-2,))
+    (found,) = problem.aimed(others).solutions((1e-2,))
+    (expected,) = explicitly.solutions((1e-2,))
+    torch.testing.assert_close(found.weight, expected.weight)
+    torch.testing.assert_close(found.bias, expected.bias)
+    torch.testing.assert_close(problem.aimed(others).shift().bias, explicitly.shift().bias)
+    (after,) = problem.solutions((1e-2,))
+    torch.testing.assert_close(after.weight, before.weight)
