@@ -67,7 +67,7 @@ CONTENDERS = (
     Contender("network, upper tenth", "network", "gaussian-process", "upper-shapley:0.9", budget=4),
     Contender("hierarchical", "hierarchical", "antithetic", budget=4),
     Contender("budget band", "network", "gradients"),
-    Contender("budget band, repaired", "network", "gradients", for_repair="least-squares"),
+    Contender("budget band, looking ahead", "network", "gradients", for_repair="least-squares"),
 )
 
 

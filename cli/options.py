@@ -159,7 +159,7 @@ ForRepair = Annotated[
     str,
     typer.Option(
         "--for-repair",
-        help="Repair that the game looks ahead to: auto, none or least-squares.",
+        help="Repair that scores look ahead to: auto (prune decides), none or least-squares.",
     ),
 ]
 MaxMemory = Annotated[

@@ -106,8 +106,9 @@ def rank(  # noqa: PLR0913 - one for each option of the command
         seconds: Time that games may take; the least evidence is gathered even if it takes longer.
         until_stable: Play until another run would rank units like this: a rank correlation.
         for_ratio: Largest share of multiply-accumulates that you will remove.
-        for_repair: The repair that the game looks ahead to: ``none``, ``least-squares``, or
-            ``auto``: what has measured best whatever follows, which is ``none``.
+        for_repair: The repair that scores look ahead to: ``none``, ``least-squares``, or ``auto``:
+            none, and :meth:`Ranking.ahead_of <graphprune.ranking.Ranking.ahead_of>` makes of them
+            those for a repair.
         only: Patterns of groups that may be pruned, or of what makes their units; all by default.
         skip: Patterns of groups, parameters or modules that are left alone.
         device: Where networks are run.
@@ -396,12 +397,13 @@ def _planned(
     ranker: _Ranker,
     repairing: building.Repairing,
 ) -> Stepped:
+    follows = "none" if data is None else repairing.method
     found = steps_module.select_in_steps(
         graph,
         data,
         budget,
         steps=steps,
-        rank=ranker.rank,
+        rank=lambda network, images, step: ranker.rank(network, images, step).ahead_of(follows),
         build=lambda kept: building.build(graph, kept, data, repairing).model,
         progress=ranker.progress,
     )

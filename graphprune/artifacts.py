@@ -115,6 +115,7 @@ class RankedGroup(_Record):
     scores: tuple[float, ...]
     stderr: tuple[float, ...]
     effort: EffortRecord | None
+    refit: tuple[float, ...] | None = None
 
 
 class RankingFile(_Record):
@@ -579,6 +580,7 @@ def _ranked_group(group: GroupScores) -> RankedGroup:
             stability=effort.stability,
             stopped=effort.stopped,
         ),
+        refit=None if group.refit is None else tuple(group.refit.tolist()),
     )
 
 
@@ -596,17 +598,23 @@ def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
         OptionError: The network's groups are others.
     """
     for group in file.groups:
-        if not len(group.scores) == len(group.stderr) == group.units:
+        refit = group.scores if group.refit is None else group.refit
+        if not len(group.scores) == len(group.stderr) == len(refit) == group.units:
             raise ArtifactError(
                 f"ranking.json is damaged: group {group.name} has {group.units} units, "
-                f"{len(group.scores)} scores and {len(group.stderr)} standard errors",
+                f"{len(group.scores)} scores, {len(group.stderr)} standard errors and "
+                f"{len(refit)} values of refits",
                 hint="rank again",
             )
     return Ranking(
         graph=graph,
         groups=tuple(
             GroupScores(
-                group.name, np.array(group.scores), np.array(group.stderr), _effort_of(group.effort)
+                group.name,
+                np.array(group.scores),
+                np.array(group.stderr),
+                _effort_of(group.effort),
+                None if group.refit is None else np.array(group.refit),
             )
             for group in file.groups
         ),

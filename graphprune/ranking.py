@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -42,12 +42,15 @@ class GroupScores:
             criteria that look at no images.
         effort: What they took; None where no game was played. Groups that play one game together
             share one.
+        refit: (n_units,) values in the refit game, higher = less of what the unit does can be made
+            up for; None where it was not played.
     """
 
     name: str
     scores: Scores
     stderr: Scores
     effort: Effort | None = None
+    refit: Scores | None = None
 
     @property
     def units(self) -> int:
@@ -76,7 +79,8 @@ class Ranking:
         for_ratio: The largest share of multiply-accumulates that the scores were made for; None
             where they were made for none in particular.
         for_repair: The repair that the scores were made for, ``none`` or ``least-squares``; None
-            where they were made for none in particular.
+            where they were made for none in particular. Those of a ranking that knows values in the
+            refit game, too, are for none; :meth:`ahead_of` makes others of them.
     """
 
     graph: DependencyGraph = field(repr=False, compare=False)
@@ -108,16 +112,63 @@ class Ranking:
         """Scores of all units of the network, (n_units,)."""
         return np.concatenate([group.scores for group in self.groups] or [np.zeros(0)])
 
+    def ahead_of(self, repair: str) -> Ranking:
+        """Return the ranking that looks ahead to a repair.
+
+        Args:
+            repair: Name of a repair method, ``auto`` among them. Where it refits layers or re-
+                estimates what they make, scores count by what no refit can make up for, if the
+                ranking knows that.
+        """
+        if repair not in MENDING or any(group.refit is None for group in self.groups):
+            return self
+        refit = np.concatenate([g.refit for g in self.groups if g.refit is not None])
+        stderr = np.concatenate([group.stderr for group in self.groups])
+        scores, stderr = geometric_means(self.scores, refit, stderr)
+        efforts = tuple(group.effort for group in self.groups)
+        groups = split_by_group(self.graph, scores, stderr, efforts)
+        return replace(self, groups=groups, for_repair="least-squares")
+
+
+MENDING = ("auto", "batchnorm", "least-squares", "distill")
+"""Repairs after which a plan that looks ahead to least squares has measured better."""
+
+_LEAST = 1e-9
+"""Values below this share of the largest count as that much: some are negative."""
+
+
+def geometric_means(scores: Scores, refit: Scores, stderr: Scores) -> tuple[Scores, Scores]:
+    """Return the geometric means of two values of every unit, and their standard errors.
+
+    Two games measure in units of their own; a geometric mean is the mean whose ranking does not
+    depend on them.
+
+    Args:
+        scores: (n_units,), with ...
+        refit: (n_units,) of no error.
+        stderr: ... these standard errors.
+    """
+    one, other = (np.maximum(v, _LEAST * max(v.max(initial=0.0), 1e-300)) for v in (scores, refit))
+    means: Scores = np.sqrt(one * other)
+    return means, 0.5 * means * stderr / one
+
 
 def split_by_group(
     graph: DependencyGraph,
     scores: Scores,
     stderr: Scores | None = None,
-    efforts: tuple[Effort, ...] = (),
+    efforts: tuple[Effort | None, ...] = (),
+    refit: Scores | None = None,
 ) -> tuple[GroupScores, ...]:
     """Cut scores of all units (n_units,) into groups."""
     errors = np.zeros_like(scores) if stderr is None else stderr
     return tuple(
-        GroupScores(group.name, scores[group.span].astype(np.float64), errors[group.span], effort)
+        GroupScores(
+            group.name,
+            scores[group.span].astype(np.float64),
+            errors[group.span],
+            effort,
+            None if refit is None else refit[group.span],
+        )
         for group, effort in zip_longest(graph.groups, efforts)
     )

@@ -103,7 +103,7 @@ def ours(streams: bool) -> list[Contender]:
         streams: Whether the network has residual streams that some cheap criteria, which do not
             compare well between streams and interiors, had better leave alone.
     """
-    games = [game("none"), game("least-squares")]
+    games = [game(ahead=True), game(ahead=False)]
     once = [one_shot(criterion) for criterion in ONE_SHOT]
     inside = [one_shot(criterion, streams=False) for criterion in INSIDE] if streams else []
     again = [iterated(criterion, steps) for criterion in ITERATED for steps in STEPS]
@@ -111,31 +111,33 @@ def ours(streams: bool) -> list[Contender]:
     return [*games, *once, *inside, *again]
 
 
-def game(repair: str) -> Contender:
+def game(*, ahead: bool) -> Contender:
     """Rank by the default criterion for the ratio that will be removed, as ``prune`` does.
 
     Where no repair follows, groups trade units, which takes part of the seconds.
 
     Args:
-        repair: The repair that the game looks ahead to; ``none`` is the default, whatever follows.
+        ahead: Whether scores look ahead to the repair that follows, if one does.
     """
 
     def rank(stage: Stage, ratio: float) -> gp.Ranking:
-        data = (stage.images.x,)
-        return gp.rank(stage.graph, data, SHAPLEY, stage.seed, for_ratio=ratio, for_repair=repair)
+        return gp.rank(stage.graph, (stage.images.x,), SHAPLEY, stage.seed, for_ratio=ratio)
 
     def prune(stage: Stage, ratio: float, follows: str) -> Timed[PrunedModel]:
-        ranked = stage.once(lambda: rank(stage, ratio), SHAPLEY, repair, ratio)
+        ranked = stage.once(lambda: rank(stage, ratio), SHAPLEY, ratio)
         begun = time.perf_counter()
-        if repair == follows == "none":
+        ranking = ranked.made.ahead_of(follows if ahead else "none")
+        if follows == "none":
             data = (stage.images.x,)
-            plan = gp.exchange(ranked.made, data, ratio=ratio, of="macs", seed=stage.seed).plan
+            plan = gp.exchange(ranking, data, ratio=ratio, of="macs", seed=stage.seed).plan
         else:
-            plan = gp.select(ranked.made, ratio=ratio, of="macs", scope="global")
+            plan = gp.select(ranking, ratio=ratio, of="macs", scope="global")
         seconds = ranked.seconds + time.perf_counter() - begun
         return Timed(cut(stage.graph, plan.kept(stage.graph)), seconds)
 
-    return Contender(SHAPLEY + ("" if repair == "none" else f", for {repair}"), prune)
+    if ahead:
+        return Contender(SHAPLEY, prune)
+    return Contender(f"{SHAPLEY}, masked game", prune, repairs=REPAIRS[1:])
 
 
 def one_shot(criterion: str, *, streams: bool = True) -> Contender:

@@ -123,9 +123,9 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         until_stable: Play until another run would rank units like this, in (0, 1).
         for_ratio: Largest share of multiply-accumulates that pruning will take, in (0, 1): games in
             a band look at coalitions that lack no more.
-        for_repair: Which game is played in a band: with the readers refitted at every coalition
-            (``least-squares``), or not (``none``); ``auto`` takes what has measured best whatever
-            follows, which is ``none``.
+        for_repair: What games in a band look ahead to: ``none``, ``least-squares``, or ``auto``:
+            scores are for none, and :meth:`graphprune.ranking.Ranking.ahead_of` makes of them those
+            for a repair.
         only: Patterns (``layer1.*``) of groups that may be pruned, or of parameters or modules
             that make their units; all by default.
         skip: Patterns of groups, parameters or modules that are left alone, see
@@ -158,7 +158,8 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         seconds=seconds,
         stability=until_stable,
         for_ratio=for_ratio,
-        for_repair="none" if for_repair == "auto" else for_repair,
+        # Without images nothing can be repaired.
+        for_repair="none" if (for_repair, data) == ("auto", None) else for_repair,
         seed=seed,
         running=running,
         progress=progress,
@@ -172,7 +173,7 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
     check_finite(scored, entry.name)
     return Ranking(
         graph=graph,
-        groups=split_by_group(graph, scored.scores, scored.stderr, scored.efforts),
+        groups=split_by_group(graph, scored.scores, scored.stderr, scored.efforts, scored.refit),
         criterion=entry.name,
         game=scored.game,
         estimator=scored.estimator,

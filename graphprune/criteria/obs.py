@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from graphprune.criteria.request import RankRequest, Scored
 from graphprune.game.evaluation import Evaluator
 from graphprune.game.moments import Moments, gather_moments
 from graphprune.game.readers import Block, Reader, readers_of
-from graphprune.game.refits import symmetric_inverse
-from graphprune.game.value import minus_kl
+from graphprune.game.refit_game import scale_of
+from graphprune.game.refits import inverse_moments, rises, without
+from graphprune.game.unread import unread
 from graphprune.game.watching import WatchedNetwork
 from graphprune.ranking import Scores
 
@@ -48,7 +49,7 @@ def obs(request: RankRequest) -> Scored:
     readers = readers_of(graph)
     network = WatchedNetwork(evaluator.gated, readers)
     moments = gather_moments(evaluator, network, readers, request.seed, request.progress)
-    scores = _scale(moments) * _unread(evaluator, readers, request.seed)
+    scores = scale_of(moments) * unread(evaluator, readers, request.seed)
     for number, reader in enumerate(readers, 1):
         name = reader.layer.node
         weight = network.layers[name].layout.matrix(network.weight(name).detach())
@@ -57,39 +58,12 @@ def obs(request: RankRequest) -> Scored:
     return Scored(scores=scores, evaluations=1)
 
 
-def _scale(moments: Mapping[str, Moments]) -> float:
-    """Return what root mean squares of slopes are in units of mean squares, over all layers."""
-    squares = torch.cat([m.sensitivity.flatten() for m in moments.values()] or [torch.ones(1)])
-    return float(squares.sqrt().sum() / squares.sum().clamp(min=1e-30))
-
-
-def _unread(evaluator: Evaluator, readers: Sequence[Reader], seed: int) -> Scores:
-    """Return half the Fisher information of the gates of units without a reader; zero for others.
-
-    (n_units,)
-    """
-    graph = evaluator.graph
-    read = np.zeros(graph.n_units, bool)
-    for reader in readers:
-        read[reader.units[reader.units >= 0]] = True
-    scores = np.zeros(graph.n_units)
-    if read.all():
-        return scores
-    generator = torch.Generator().manual_seed(seed)
-    for index, batch in enumerate(evaluator.batches):
-        everything = torch.ones(batch.n_images, graph.n_units, dtype=torch.bool)
-        found = evaluator.gradients(index, everything, minus_kl, generator, n_draws=2)
-        scores += 0.5 * found.squares.double().sum(0).numpy() / evaluator.n_images
-    scores[read] = 0.0
-    return scores
-
-
 def _add_errors(scores: Scores, reader: Reader, weight: Tensor, moments: Moments) -> None:
     for group, blocks in enumerate(reader.blocks):
         # Errors count by the root mean square of the slopes: its square root goes into the weight.
         root = moments.sensitivity[group].sqrt().sqrt()[:, None]
         weighted = root * weight[group].to(moments.gram).cpu()
-        inverse = symmetric_inverse(moments.gram[group])[:-1, :-1]
+        inverse = inverse_moments(moments.gram[group])
         for unit, error in greedy_errors(weighted, inverse, blocks):
             scores[unit] += error
 
@@ -123,7 +97,7 @@ def greedy_errors(
             largest = max(largest, error)
             found.append((unit, largest))
         gone = {unit for unit, _ in found[-min(count, len(errors)) :]}
-        _remove(weight, inverse, torch.cat([columns[unit] for unit in gone]))
+        without(weight, inverse, torch.cat([columns[unit] for unit in gone]))
         left = _without(left, gone)
     return found
 
@@ -133,9 +107,7 @@ def _errors(weight: Tensor, inverse: Tensor, blocks: Sequence[Block]) -> dict[in
     found: dict[int, float] = {}
     for block in blocks:
         columns = torch.from_numpy(block.columns)
-        held = inverse[columns[:, :, None], columns[:, None, :]]
-        own = weight[:, columns].permute(1, 2, 0)
-        errors = 0.5 * (own * torch.linalg.solve(held, own)).sum((1, 2))
+        errors = 0.5 * rises(weight, inverse, columns).sum(1)
         found.update(zip(block.units.tolist(), errors.tolist(), strict=True))
     return found
 
@@ -157,16 +129,8 @@ def _cheapest(
         errors = _errors(weight, inverse, left)
         unit = min(errors, key=errors.__getitem__)
         found.append((unit, errors[unit]))
-        _remove(weight, inverse, torch.from_numpy(places.pop(unit)))
+        without(weight, inverse, torch.from_numpy(places.pop(unit)))
     return found
-
-
-def _remove(weight: Tensor, inverse: Tensor, columns: Tensor) -> None:
-    """Refit without some columns, in place."""
-    rows = inverse[columns]
-    factors = torch.linalg.solve(rows[:, columns], rows)
-    weight -= weight[:, columns] @ factors
-    inverse -= rows.mT @ factors
 
 
 def _without(blocks: Sequence[Block], gone: set[int]) -> list[Block]:

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from graphprune.checkpoint import Arrays
+from graphprune.criteria.foreseeing import looking_ahead
 from graphprune.criteria.request import RankRequest, Scored
 from graphprune.errors import OptionError
 from graphprune.estimators import Stopping, create, scores_of
 from graphprune.estimators.base import ShapleyEstimate
 from graphprune.estimators.choice import GameKind, chosen_estimator
-from graphprune.game.games import GroupGame, HierarchicalGame, NetworkGame, RepairedGame
+from graphprune.game.games import GroupGame, HierarchicalGame, NetworkGame
 from graphprune.game.value import is_stepwise
 from graphprune.groups import PruningGroup
 from graphprune.ranking import Effort, Scores
@@ -22,7 +23,7 @@ from graphprune.ranking import Effort, Scores
 def play_network(request: RankRequest) -> Scored:
     """Play one game of all units; the request's game, value and aggregate are settled."""
     name, budget = _network_estimator(request), request.budget
-    game = _network_game(request, name)
+    game = _network_game(request)
     if name != "gradients" and budget is not None:
         budget *= game.n_players
     notes = _precision_notes(request, game)
@@ -36,14 +37,11 @@ def play_network(request: RankRequest) -> Scored:
     scored = _scored(request, scores, stderr, efforts, effort.evaluations, notes)
     if name != "gradients":
         return scored
-    return replace(scored, for_ratio=request.for_ratio, for_repair=request.for_repair)
+    return looking_ahead(request, replace(scored, for_ratio=request.for_ratio), game)
 
 
-def _network_game(request: RankRequest, estimator: str) -> NetworkGame:
-    """Return the game; where it is played in a band, that of the repair that will follow."""
+def _network_game(request: RankRequest) -> NetworkGame:
     make = HierarchicalGame if request.game == "hierarchical" else NetworkGame
-    if estimator == "gradients" and make is NetworkGame and request.for_repair == "least-squares":
-        make = RepairedGame
     return make(
         request.graph,
         request.images,

@@ -37,7 +37,8 @@ class RankRequest:
         seconds: Time that estimates may take.
         stability: Stability that ends an estimate, see :mod:`graphprune.estimators.stopping`.
         for_ratio: Largest share of multiply-accumulates that pruning will take, in (0, 1).
-        for_repair: The repair that games in a band look ahead to: ``least-squares``, or ``none``.
+        for_repair: The repair that games in a band look ahead to: ``least-squares``, ``none``, or
+            ``auto`` for both.
         seed: Seed of everything random.
         running: How and where the network is run.
         progress: Told about every step.
@@ -99,6 +100,8 @@ class Scored:
         for_ratio: The largest share of multiply-accumulates that the scores were made for; None
             where they were made for none in particular.
         for_repair: The repair that the scores were made for, if for any in particular.
+        refit: (n_units,) values in the refit game, which make of the scores others that look ahead
+            to least squares; None if it was not played.
     """
 
     scores: Scores
@@ -114,6 +117,7 @@ class Scored:
     notes: tuple[str, ...] = ()
     for_ratio: float | None = None
     for_repair: str | None = None
+    refit: Scores | None = None
 
 
 Criterion = Callable[[RankRequest], Scored]

@@ -33,14 +33,11 @@ from graphprune.estimators.base import (
     require_shapley,
     stability_of_halves,
 )
+from graphprune.estimators.removal import RemovalOrders, removal_orders
 from graphprune.estimators.semivalues import SHAPLEY, Semivalue
 from graphprune.estimators.stopping import NEVER, Stopping
 from graphprune.game.games import NetworkGame
-from graphprune.groups import UnitIds
 from graphprune.progress import Progress, silent
-
-TEMPERATURE = 0.5
-"""Of the Plackett-Luce model; 0 would always remove in order of score per cost."""
 
 MOST_COALITIONS = 16
 """Coalitions per image by default, both rounds together; more change rankings little."""
@@ -262,16 +259,16 @@ class _Run:
     def _stable(self) -> bool:
         return self._stopping.stability is not None and self._stopping.stable(self.stability())
 
-    def _orders(self) -> _Orders:
+    def _orders(self) -> RemovalOrders:
         """Return what a round draws its orders by: the scores that were found before it."""
         if not np.isfinite(self._scores).all():
             raise DataError(
                 "gate gradients on the calibration data are not finite",
                 hint="rank in double precision, or with another criterion (--criterion l2)",
             )
-        return _orders(self._scores, self._game)
+        return removal_orders(self._scores, self._game)
 
-    def _add(self, wave: Sequence[_Step], orders: _Orders | None) -> None:
+    def _add(self, wave: Sequence[_Step], orders: RemovalOrders | None) -> None:
         """Run passes, one on each rank, and add up what they found in order."""
         most = max(self._game.batch_sizes)
 
@@ -288,7 +285,7 @@ class _Run:
             evidence.marginals[step.rows] += marginals
             evidence.present[:] += present.sum(0)
 
-    def _found(self, step: _Step, orders: _Orders | None, most: int) -> torch.Tensor:
+    def _found(self, step: _Step, orders: RemovalOrders | None, most: int) -> torch.Tensor:
         """Return marginals and who was present, (2, most, n_units); spare rows are zero.
 
         Start scores are squared gate gradients at the grand coalition (a Fisher score).
@@ -301,8 +298,7 @@ class _Run:
             found = game.gradients(step.batch, kept, generator, n_draws=2)
             rows[0, :size] = found.squares
         else:
-            kept = orders.draw(1 if game.shares_coalitions else size, game.band, generator)
-            kept = kept.expand(size, -1)
+            kept = orders.draw(size, game.band, generator)
             found = game.gradients(step.batch, kept, generator, n_draws=1 if game.fisher else 0)
             rows[0, :size] = (found.slope + 0.5 * found.squares) * kept
         rows[1, :size] = kept
@@ -366,67 +362,3 @@ def _waves(steps: Sequence[_Step], size: int) -> Iterator[Sequence[_Step]]:
     """Yield as many passes as there are ranks."""
     for start in range(0, len(steps), size):
         yield steps[start : start + size]
-
-
-# ---- orders of removal --------------------------------------------------------------------------
-
-_POINTS = 33
-
-
-@dataclass(frozen=True)
-class _Orders:
-    """A Plackett-Luce model of orders of removal.
-
-    Args:
-        keys: log(score / cost) of every unit; the smallest go first.
-        macs: Every unit's share of the sum of what units save when removed alone.
-        needed: Sets of units of which one must stay.
-        removed: Shares of multiply-accumulates removed, ascending, ...
-        summed: ... and the sums of ``macs`` that remove them. They differ because a layer's cost
-            is a product: two units that read each other save less than the sum of both.
-    """
-
-    keys: torch.Tensor
-    macs: torch.Tensor
-    needed: Sequence[UnitIds]
-    removed: Floats
-    summed: Floats
-
-    def draw(self, size: int, band: float, generator: torch.Generator) -> torch.Tensor:
-        """Draw coalitions that lack up to ``band`` and empty no axis, (size, n_units) Bool."""
-        uniform = band * torch.rand(size, generator=generator).numpy()
-        share = torch.from_numpy(np.interp(uniform, self.removed, self.summed)).float()
-        noise = torch.rand(size, self.keys.numel(), generator=generator)
-        gumbel = -torch.log(-torch.log(noise.clamp(1e-9, 1 - 1e-7)))
-        # With Gumbel noise the order by keys is a Plackett-Luce order.
-        order = (self.keys / TEMPERATURE - gumbel).argsort(1)
-        gone = self.macs[order].cumsum(1) <= share[:, None]
-        kept = torch.ones(size, self.keys.numel(), dtype=torch.bool).scatter_(1, order, ~gone)
-        for needed in self.needed:
-            empty = ~kept[:, needed].any(1)
-            kept[empty, int(needed[int(self.keys[needed].argmax())])] = True
-        return kept
-
-
-def _orders(scores: Floats, game: NetworkGame) -> _Orders:
-    keys = _sampling_keys(scores, game.macs)
-    macs = game.macs / max(game.macs.sum(), 1e-300)
-    order = np.argsort(keys.numpy(), kind="stable")
-    removed, summed = [], []
-    for count in np.linspace(0, order.size, _POINTS).astype(int):
-        kept = np.ones(order.size, bool)
-        kept[order[:count]] = False
-        removed.append(game.removed_macs(kept))
-        summed.append(float(macs[order[:count]].sum()))
-    return _Orders(
-        keys, torch.from_numpy(macs).float(), game.needed, np.array(removed), np.array(summed)
-    )
-
-
-def _sampling_keys(scores: Floats, macs: Floats) -> torch.Tensor:
-    """Return log(score / cost); low scores are raised to half the 5 % quantile."""
-    if not scores.size:
-        return torch.zeros(0)
-    floor = max(0.5 * float(np.quantile(scores, 0.05)), 1e-30)
-    cost = np.maximum(macs / max(macs.mean(), 1e-300), 1e-6)
-    return torch.from_numpy(np.log(np.maximum(scores, floor) / cost)).float()

@@ -15,7 +15,6 @@ from graphprune.data import CalibrationBatches
 from graphprune.distributed import ALONE, Ranks
 from graphprune.errors import DataError, OptionError
 from graphprune.game.evaluation import DEFAULT, Evaluator, GateGradients, Running, class_units
-from graphprune.game.repaired import RepairedEvaluator
 from graphprune.game.value import (
     NEEDS_LABELS,
     Performance,
@@ -255,7 +254,7 @@ class NetworkGame(_PlayedGame):
         ranks: Ranks = ALONE,
         band: float = DEFAULT_BAND,
     ) -> None:
-        evaluator = self._made(graph, data, running)
+        evaluator = Evaluator(graph, data, running=running)
         super().__init__(evaluator, slice(0, graph.n_units), value, ranks, running.max_memory)
         self.graph = graph
         self.band = band
@@ -263,15 +262,6 @@ class NetworkGame(_PlayedGame):
         self._costs = CostModel(graph)
         self.total_macs = self._costs.total(graph.all_kept()).macs
         self.macs = self._costs.marginal("macs")
-
-    @staticmethod
-    def _made(graph: DependencyGraph, data: CalibrationBatches, running: Running) -> Evaluator:
-        return Evaluator(graph, data, running=running)
-
-    @property
-    def shares_coalitions(self) -> bool:
-        """Whether the images of a batch must have one coalition when gradients are taken."""
-        return False
 
     @property
     def per_sample(self) -> bool:
@@ -324,23 +314,6 @@ class HierarchicalGame(NetworkGame):
         """The group of every unit, (n_units,)."""
         sizes = [group.n_units for group in self.graph.groups]
         return np.repeat(np.arange(len(sizes)), sizes)
-
-
-class RepairedGame(NetworkGame):
-    """All units play, and the layers that read them are refitted to those that are kept.
-
-    What a unit is worth is then what the others cannot make up for. See
-    :mod:`graphprune.game.repaired`.
-    """
-
-    @staticmethod
-    def _made(graph: DependencyGraph, data: CalibrationBatches, running: Running) -> Evaluator:
-        return RepairedEvaluator(graph, data, running)
-
-    @property
-    def shares_coalitions(self) -> bool:
-        """A refit is one for all images of a batch."""
-        return True
 
 
 def _check_slopes(value: Value) -> None:

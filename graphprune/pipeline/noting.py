@@ -9,13 +9,11 @@ from graphprune.graph import DependencyGraph, Kept
 from graphprune.latency.layers import Layer, layers_of
 from graphprune.pipeline.options import PruneOptions
 from graphprune.pipeline.planning import Selected, share_of_macs
+from graphprune.ranking import MENDING
 from graphprune.selection import PruningPlan
 
 _SLACK = 0.05
 """By how much more may go than a ranking was made for without a note."""
-
-_LEAST_SQUARES = ("auto", "least-squares", "distill")
-"""Repairs that refit layers."""
 
 _BLOCK = 4
 """onnxruntime's fast kernel for depthwise convolutions on CPUs takes multiples of so many channels.
@@ -61,7 +59,7 @@ def fitness_notes(selected: Selected, options: PruneOptions) -> tuple[str, ...]:
             f"{ranking.for_ratio:.0%}: rank again with --for-ratio {removed:.2g}"
         )
     follows = "none" if selected.subject.data is None else options.repair
-    if ranking.for_repair == "least-squares" and follows not in _LEAST_SQUARES:
+    if ranking.for_repair == "least-squares" and follows not in MENDING:
         notes.append(
             f"the ranking looks ahead to a repair by least squares, and the repair is {follows}: "
             "rank again with --for-repair none"

@@ -27,7 +27,7 @@ from graphprune.pipeline.ranking import (
 )
 from graphprune.pipeline.subject import Subject, prepare, recorded_subject
 from graphprune.pipeline.timing import timed
-from graphprune.ranking import Ranking
+from graphprune.ranking import MENDING, Ranking
 from graphprune.repairs import available as repair_methods
 from graphprune.selection import PruningPlan, check_budget
 from graphprune.steering import protected_groups
@@ -181,8 +181,10 @@ class _Planner:
             network: DependencyGraph, images: CalibrationBatches | None, step: int
         ) -> Ranking:
             if step == 0 and first is not None:
-                return first
-            return rank_graph(network, images, later if step else wanted, common)
+                ranking = first
+            else:
+                ranking = rank_graph(network, images, later if step else wanted, common)
+            return ranking.ahead_of("none" if data is None else options.repair)
 
         found = select_in_steps(
             graph,
@@ -236,9 +238,16 @@ def _as_recorded(options: RankOptions, file: RankingFile) -> RankOptions:
 
 
 def expecting(rank_options: RankOptions, options: PruneOptions) -> RankOptions:
-    """Return how to rank for what will be removed."""
+    """Return how to rank for what will be removed, and for the repair that will follow."""
     ratio = share_of_macs(options.ratio, options.of)
-    return replace(rank_options, for_ratio=min(max(ratio, _NARROWEST_BAND), _WIDEST_BAND))
+    for_repair = rank_options.for_repair
+    if for_repair == "auto" and options.repair not in MENDING:
+        for_repair = "none"  # which takes less time
+    return replace(
+        rank_options,
+        for_ratio=min(max(ratio, _NARROWEST_BAND), _WIDEST_BAND),
+        for_repair=for_repair,
+    )
 
 
 _NARROWEST_BAND, _WIDEST_BAND = 0.05, 0.9

@@ -66,7 +66,7 @@ def ranking(graph: DependencyGraph) -> Ranking:
     scores, stderr = rng.normal(size=(2, graph.n_units)) * 1e-3
     return Ranking(
         graph=graph,
-        groups=split_by_group(graph, scores, np.abs(stderr)),
+        groups=split_by_group(graph, scores, np.abs(stderr), refit=rng.uniform(size=graph.n_units)),
         criterion="shapley",
         game="network",
         estimator="gradients",
@@ -154,6 +154,7 @@ def test_a_ranking_comes_back_to_the_last_bit(
     np.testing.assert_array_equal(found.scores, ranking.scores)
     for one, other in zip(found.groups, ranking.groups, strict=True):
         np.testing.assert_array_equal(one.stderr, other.stderr)
+        np.testing.assert_array_equal(one.refit, other.refit)
     for field in ("criterion", "game", "estimator", "value", "aggregate", "protected", "seed"):
         assert getattr(found, field) == getattr(ranking, field)
     assert (found.evaluations, found.n_images) == (17, 256)
@@ -167,7 +168,7 @@ def test_a_plan_comes_back(graph: DependencyGraph, plan: PruningPlan, tmp_path: 
 def test_the_contracts_keys(records: dict[str, Any]) -> None:
     ranking = records["ranking.json"].model_dump(mode="json")
     assert {"criterion", "game", "evaluations", "seed", "model_hash", "groups"} <= set(ranking)
-    assert set(ranking["groups"][0]) == {"name", "units", "scores", "stderr", "effort"}
+    assert set(ranking["groups"][0]) == {"name", "units", "scores", "stderr", "effort", "refit"}
     plan = records["plan.json"].model_dump(mode="json")
     assert {"removed", "groups", "cost", "asked", "reached"} <= set(plan)
     assert "removed_units" in plan["groups"][0]
@@ -297,7 +298,7 @@ def test_scores_that_do_not_match_units(
     write(path, records["ranking.json"])
     changed(path, lambda data: data["groups"][0]["scores"].pop())
     file = read(path, RankingFile)
-    with pytest.raises(ArtifactError, match=r"stem\.0\.weight has 8 units, 7 scores and 8 standa"):
+    with pytest.raises(ArtifactError, match=r"stem\.0\.weight has 8 units, 7 scores, 8 standa"):
         ranking_of(file, graph)
 
 

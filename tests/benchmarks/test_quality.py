@@ -34,6 +34,7 @@ from benchmarks.lowdata.verdict import columns, control, difference, entries, ve
 from benchmarks.networks import ResidualNetwork
 from graphprune.cost import CostModel
 from graphprune.errors import BudgetError
+from graphprune.ranking import Ranking
 from tests.helpers import randomize
 
 
@@ -152,19 +153,26 @@ def test_one_shot_ranks_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_games_look_ahead(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    rank = gp.rank
+    asked: list[object] = []
+    rank, ahead_of = gp.rank, Ranking.ahead_of
 
     def remembering(*arguments: object, **options: object) -> gp.Ranking:
-        asked.append((options["for_ratio"], options["for_repair"]))
+        asked.append(options["for_ratio"])
         return rank(*arguments, **options)  # type: ignore[arg-type]
 
+    def looking(ranking: Ranking, repair: str) -> Ranking:
+        asked.append(repair)
+        return ahead_of(ranking, repair)
+
     monkeypatch.setattr(gp, "rank", remembering)
-    contender = game("least-squares")
+    monkeypatch.setattr(Ranking, "ahead_of", looking)
+    ahead, masked = game(ahead=True), game(ahead=False)
     for ratio, repair in ((0.3, "none"), (0.3, "batchnorm"), (0.5, "none")):
-        assert removed(stage, contender.prune(stage, ratio, repair).made) >= ratio
-    assert asked == [(0.3, "least-squares"), (0.5, "least-squares")]
-    assert (game("none").name, contender.name) == ("shapley", "shapley, for least-squares")
+        assert removed(stage, ahead.prune(stage, ratio, repair).made) >= ratio
+    masked.prune(stage, 0.5, "least-squares")
+    assert asked == [0.3, "none", "batchnorm", 0.5, "none", "none"]
+    assert (ahead.name, masked.name) == ("shapley", "shapley, masked game")
+    assert "none" not in masked.repairs
 
 
 def test_interiors_leave_streams_alone(stage: Stage) -> None:

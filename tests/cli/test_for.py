@@ -24,7 +24,31 @@ def test_prune_says_that_more_goes_than_was_ranked_for(run: Run, workplace: Path
     assert "rank again with --for-ratio" in much
     assert "looks ahead" not in much
     assert "rank again" not in run(*prune, "0.05").stderr
-    assert "the repair is batchnorm" in run(*prune, "0.05", "--repair", "batchnorm").stderr
+    assert "the repair is bias" in run(*prune, "0.05", "--repair", "bias").stderr
+    assert "the repair is" not in run(*prune, "0.05", "--repair", "batchnorm").stderr
+
+
+def test_a_ranking_serves_plans_with_a_repair_and_without(run: Run, workplace: Path) -> None:
+    assert run(*RANK).code == 0
+    assert recorded(workplace) == (0.5, None)
+    path = workplace / "graphprune-out" / "ranking.json"
+    groups = json.loads(path.read_text())["groups"]
+    assert all(len(group["refit"]) == group["units"] for group in groups)
+    prune = ("prune", "--of", "macs", "--ratio", "0.4", "--dry-run", "--json", "--no-exchange")
+    removed = {}
+    for repair in ("none", "bias", "least-squares", "distill"):
+        done = run(*prune, "--repair", repair)
+        assert done.code == 0, done.stderr
+        assert "look" not in done.stderr
+        removed[repair] = done.json["groups"]
+    assert removed["none"] == removed["bias"]
+    assert removed["least-squares"] == removed["distill"]
+    assert removed["none"] != removed["least-squares"]
+    # As if it had been ranked for that repair alone.
+    for repair in ("none", "least-squares"):
+        assert run(*RANK, "--for-repair", repair).code == 0
+        assert recorded(workplace) == (0.5, repair)
+        assert run(*prune, "--repair", repair).json["groups"] == removed[repair]
 
 
 def test_prune_ranks_for_its_own_ratio(run: Run, workplace: Path) -> None:

@@ -120,7 +120,7 @@ def test_rankings_are_made_for_what_their_settings_say(monkeypatch: pytest.Monke
         seeds=1, repairs=("none",), floor=False,
     )  # fmt: skip
     compare(graph_of(), data(), None, options)
-    assert asked == [(0.1, "auto"), (0.5, "least-squares")]
+    assert asked == [(0.1, "none"), (0.5, "least-squares")]
 
 
 def test_where_nothing_can_be_compared_the_reason_is_raised() -> None:

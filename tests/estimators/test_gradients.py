@@ -8,7 +8,8 @@ import torch
 
 from graphprune.data import as_batches
 from graphprune.errors import BudgetError, OptionError
-from graphprune.estimators.gradients import GradientEstimator, _orders
+from graphprune.estimators.gradients import GradientEstimator
+from graphprune.estimators.removal import removal_orders
 from graphprune.game import evaluation
 from graphprune.game.games import DEFAULT_BAND, NetworkGame
 from graphprune.graph import DependencyGraph, trace
@@ -195,7 +196,7 @@ def test_steps_are_refused() -> None:
 @pytest.mark.parametrize("name", ["Residual", "PaddedShortcut", "Dense"])
 def test_coalitions_fill_the_band_and_empty_no_axis(name: str, band: float) -> None:
     game = game_on(name)
-    orders = _orders(np.random.default_rng(0).uniform(0.5, 1, game.n_players), game)
+    orders = removal_orders(np.random.default_rng(0).uniform(0.5, 1, game.n_players), game)
     kept = orders.draw(300, band, torch.Generator().manual_seed(0)).numpy()
     for needed in game.needed:
         assert kept[:, needed].any(1).all()
@@ -211,10 +212,15 @@ def test_weak_and_costly_units_go_first() -> None:
     scores = np.ones(game.n_players)
     weak = np.arange(0, game.n_players, 3)
     scores[weak] = 1e-3
-    kept = _orders(scores, game).draw(300, 0.5, torch.Generator().manual_seed(0)).double().mean(0)
+    kept = (
+        removal_orders(scores, game)
+        .draw(300, 0.5, torch.Generator().manual_seed(0))
+        .double()
+        .mean(0)
+    )
     assert kept[weak].mean() < 0.9
     assert np.delete(kept.numpy(), weak).min() > 0.99
-    even = _orders(np.ones(game.n_players), game)
+    even = removal_orders(np.ones(game.n_players), game)
     cheap = np.argsort(game.macs)
     kept = even.draw(500, 0.5, torch.Generator().manual_seed(0)).double().mean(0).numpy()
     assert kept[cheap[:5]].mean() > kept[cheap[-5:]].mean()

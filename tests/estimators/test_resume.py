@@ -15,7 +15,7 @@ from graphprune.checkpoint import Arrays, StateStore
 from graphprune.data import as_batches
 from graphprune.estimators import NEVER, ShapleyEstimate, Stopping, create
 from graphprune.game import evaluation
-from graphprune.game.games import NetworkGame, RepairedGame
+from graphprune.game.games import NetworkGame
 from graphprune.graph import DependencyGraph
 from tests.estimators.contract import PROMISES
 from tests.estimators.table import TableGame, saturating
@@ -99,18 +99,6 @@ def test_the_same_to_the_last_bit(
     found = interrupted(tmp_path / "state.npz", name, make, steps, stopping)
     assert_same(found, expected)
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
-
-
-def test_the_repaired_game_goes_on_to_the_last_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluation, "MAX_BATCH", 2)
-
-    def make() -> RepairedGame:
-        return RepairedGame(network(), as_batches(batch_of(network().example_inputs, 5, 0)), "kl")
-
-    expected = estimate_of("gradients", make(), NEVER)
-    assert_same(interrupted(tmp_path / "state.npz", "gradients", make, steps=2), expected)
 
 
 @pytest.mark.parametrize("name", [name for name in PROMISES if name != "exact"])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphprune.game.moments import with_one
 from graphprune.game.readers import Block, readers_of
-from graphprune.game.refits import refit, removals
+from graphprune.game.refits import Refits, inverse_moments
 from tests.networks import NETWORKS
 from tests.traced import traced
 
@@ -61,61 +61,49 @@ def solved_anew(rows: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
     return read @ torch.linalg.lstsq(read, rows @ weight.mT).solution
 
 
-@pytest.mark.parametrize("absent", [set(), {0}, {1, 3}, {0, 1, 2, 3}])
-def test_refitted_weights_are_those_of_least_squares(
-    absent: set[int], rows: Tensor, weight: Tensor
-) -> None:
-    kept = kept_without(absent)
-    found, constant = refit(weight, gram_of(rows), kept).whole()
-    assert (found[:, ~kept] == 0).all()
-    made = rows @ found.mT + constant
-    torch.testing.assert_close(made, solved_anew(rows, weight, kept), rtol=1e-8, atol=1e-8)
+def squared_errors(rows: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
+    """Return the mean squared error of every output, (outputs,)."""
+    return (solved_anew(rows, weight, kept) - rows @ weight.mT).square().mean(0)
 
 
-def test_nothing_is_left_but_the_mean_where_all_columns_are_absent(
-    rows: Tensor, weight: Tensor
+def refits_of(rows: Tensor, weight: Tensor) -> Refits:
+    return Refits(weight, inverse_moments(gram_of(rows)))
+
+
+@pytest.mark.parametrize("steps", [[{0}], [{1, 3}], [{2}, {0}, {1}], [{0, 1, 2}, {3}]])
+def test_errors_are_those_of_least_squares_solved_anew(
+    steps: list[set[int]], rows: Tensor, weight: Tensor
 ) -> None:
-    nothing = torch.zeros(COLUMNS, dtype=torch.bool)
-    found, constant = refit(weight, gram_of(rows), nothing).whole()
-    assert not found.any()
-    torch.testing.assert_close(constant, (rows @ weight.mT).mean(0))
+    refits, gone = refits_of(rows, weight), set()
+    assert not refits.errors.any()
+    for units in steps:
+        refits.remove(torch.tensor([c for unit in units for c in columns_of(unit)]))
+        gone |= units
+        expected = squared_errors(rows, weight, kept_without(gone))
+        torch.testing.assert_close(refits.errors, expected, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("absent", [set(), {0}, {1, 3}])
-def test_a_removal_changes_the_output_as_a_refit_does(
-    absent: set[int], rows: Tensor, weight: Tensor
-) -> None:
-    kept = kept_without(absent)
-    refitted = refit(weight, gram_of(rows), kept)
-    before, seen = solved_anew(rows, weight, kept), set()
+def test_what_errors_would_rise_by(absent: set[int], rows: Tensor, weight: Tensor) -> None:
+    refits, before = refits_of(rows, weight), squared_errors(rows, weight, kept_without(absent))
+    refits.remove(torch.tensor([c for unit in absent for c in columns_of(unit)], dtype=torch.int64))
     for block in BLOCKS:
-        found = removals(refitted, block)
-        if found is None:
-            continue
-        read = with_one(rows[:, kept])
-        for unit, change in zip(found.units.tolist(), found.changes(), strict=True):
-            after = solved_anew(rows, weight, kept_without({*absent, unit}))
-            torch.testing.assert_close(read @ change.mT, before - after, rtol=1e-7, atol=1e-7)
-            seen.add(unit)
-    assert seen == {0, 1, 2, 3} - absent
+        here = block.where(~np.isin(block.units, list(absent)))
+        found = refits.rises(torch.from_numpy(here.columns))
+        for unit, rise in zip(here.units.tolist(), found, strict=True):
+            after = squared_errors(rows, weight, kept_without({*absent, unit}))
+            torch.testing.assert_close(rise, after - before, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("places", [1, 50])
-def test_effects_are_inner_products_with_the_changes(
-    places: int, rows: Tensor, weight: Tensor
-) -> None:
-    """In both orders of multiplication, which one is cheaper depending on the places."""
-    kept = kept_without({1})
-    refitted = refit(weight, gram_of(rows), kept)
-    generator = torch.Generator().manual_seed(2)
-    read = with_one(rows[torch.randint(0, ROWS, (3, places), generator=generator)][..., kept])
-    slopes = torch.randn(2, 3, places, OUTPUTS, generator=generator, dtype=torch.float64)
-    found = removals(refitted, BLOCKS[0])
-    assert found is not None
-    assert (places * 2 > OUTPUTS) == (places == 50)
-    lost = torch.einsum("ipm,nom->inpo", read, found.changes())
-    expected = torch.einsum("kipo,inpo->kin", slopes, lost)
-    torch.testing.assert_close(found.effects(read, slopes), expected)
+def test_looking_changes_nothing(rows: Tensor, weight: Tensor) -> None:
+    inverse = inverse_moments(gram_of(rows))
+    given = weight.clone(), inverse.clone()
+    refits = Refits(weight, inverse)
+    refits.remove(torch.tensor([2]))
+    one = refits.rises(torch.tensor([[0, 4], [1, 5]]))
+    torch.testing.assert_close(refits.rises(torch.tensor([[0, 4], [1, 5]])), one)
+    assert torch.equal(weight, given[0])
+    assert torch.equal(inverse, given[1])
 
 
 # ---- which layers -------------------------------------------------------------------------------

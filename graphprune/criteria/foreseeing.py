@@ -1,0 +1,72 @@
+"""Looking ahead to a repair: what a unit is worth counts by what a refit cannot make up for.
+
+Two games know half of it each. The masked game runs the whole network, so it sees how errors go on
+from layer to layer, but nothing is ever repaired in it. The refit game knows what each layer can
+make up for, but not what becomes of the rest. Where least squares will follow, the score is the
+geometric mean of a unit's values in both, near the coalitions that pruning will visit; where
+nothing follows, it is the value in the masked game. A ranking made for neither in particular keeps
+both (:meth:`graphprune.ranking.Ranking.ahead_of`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from graphprune.criteria.request import RankRequest, Scored
+from graphprune.estimators.removal import removal_orders
+from graphprune.game.evaluation import Evaluator
+from graphprune.game.games import NetworkGame
+from graphprune.game.refit_game import RefitGame
+from graphprune.game.unread import unread
+from graphprune.ranking import Scores, geometric_means
+
+CHAINS = 4
+"""Orders of removal along which marginals of the refit game are taken."""
+
+LENGTH = 6
+"""Coalitions along each of them."""
+
+MEASURED = ("kl", "cross-entropy")
+"""Values for which scores that look ahead have been measured."""
+
+
+def looking_ahead(request: RankRequest, scored: Scored, game: NetworkGame) -> Scored:
+    """Return values of the masked game together with those of the refit game, or made one.
+
+    Args:
+        request: What was asked: for which repair.
+        scored: Values in the masked game; orders of removal follow them.
+        game: That game.
+    """
+    measured = request.value in MEASURED
+    if request.for_repair == "none" or (request.for_repair == "auto" and not measured):
+        return replace(scored, for_repair="none")
+    refit = refit_values(request, scored.scores, game)
+    if request.for_repair == "auto":
+        return replace(scored, refit=refit)
+    stderr = np.zeros_like(refit) if scored.stderr is None else scored.stderr
+    scores, stderr = geometric_means(scored.scores, refit, stderr)
+    return replace(scored, scores=scores, stderr=stderr, for_repair="least-squares")
+
+
+def refit_values(request: RankRequest, scores: Scores, game: NetworkGame) -> Scores:
+    """Return every unit's mean marginal in the refit game where it is present, (n_units,).
+
+    Args:
+        request: What was asked.
+        scores: By what units go early or late, (n_units,).
+        game: Knows the costs and the band.
+    """
+    evaluator = Evaluator(request.graph, request.images, running=request.running)
+    refits = RefitGame(evaluator, request.seed, request.progress)
+    orders = removal_orders(scores, game)
+    generator = torch.Generator().manual_seed(request.seed)
+    chains = [orders.draw_chain(LENGTH, game.band, generator) for _ in range(CHAINS)]
+    marginals = refits.marginals(chains)
+    present = torch.cat(chains).numpy()
+    values: Scores = (marginals * present).sum(0) / np.maximum(present.sum(0), 1)
+    # Slopes of gates are squared, those of outputs are root mean squares.
+    return values + refits.scale * unread(evaluator, refits.readers, request.seed)

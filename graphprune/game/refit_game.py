@@ -1,0 +1,174 @@
+"""The refit game: what a coalition is worth once the layers that read it are refitted.
+
+Every layer l that reads units through a weight of its own is refitted, by least squares of its own
+output, to the units that are present. With E_lo(S) the mean squared error that output o is left
+with, what the coalition S is worth is
+
+    v(S) = - 1/2 sum over layers l, over outputs o that are present in S, of s_lo E_lo(S),
+
+where s_lo is the root mean square of the likelihood's slope in that output. Outputs that are gone
+themselves need not be right: a unit matters less, the fewer of its readers are left.
+
+All of it is closed form, so marginals are exact and no network runs but for the second moments:
+what the unpruned network reads on the calibration images. Left out is how errors of one layer
+reach the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from graphprune.coalition import stays
+from graphprune.game.evaluation import Evaluator
+from graphprune.game.moments import Moments, gather_moments
+from graphprune.game.readers import Reader, readers_of
+from graphprune.game.refits import Refits, inverse_moments
+from graphprune.game.watching import WatchedNetwork
+from graphprune.graph import DependencyGraph, Kept
+from graphprune.groups import UnitIds
+from graphprune.progress import Progress, silent
+
+Marginals = npt.NDArray[np.float64]
+
+Coalitions = npt.NDArray[np.bool_]
+
+
+class RefitGame:
+    """All units play.
+
+    Args:
+        evaluator: The network and the calibration images.
+        seed: Draws the rows that second moments are taken over, and predictions.
+        progress: Told about every batch.
+    """
+
+    def __init__(self, evaluator: Evaluator, seed: int, progress: Progress = silent) -> None:
+        graph = evaluator.graph
+        self.n_players = graph.n_units
+        self.readers = readers_of(graph)
+        network = WatchedNetwork(evaluator.gated, self.readers)
+        self._moments = gather_moments(evaluator, network, self.readers, seed, progress)
+        self._layers = [
+            _Layer(reader, _made_units(graph, network, reader), network, self._moments)
+            for reader in self.readers
+        ]
+        self._progress = progress
+
+    @property
+    def scale(self) -> float:
+        """What root mean squares of slopes are in units of mean squares, over all outputs."""
+        return scale_of(self._moments)
+
+    def values(self, coalitions: Tensor) -> Marginals:
+        """Return what coalitions (n_coalitions, n_players) Bool are worth, (n_coalitions,)."""
+        found = np.zeros(len(coalitions))
+        for layer in self._layers:
+            for number, kept in enumerate(coalitions.numpy()):
+                found[number] -= layer.loss(kept)
+        return found
+
+    def marginals(self, chains: Sequence[Tensor]) -> Marginals:
+        """Return what every unit that is present adds to a coalition; zero for the others.
+
+        Args:
+            chains: Coalitions (n, n_players) Bool of which each holds the next one.
+
+        Returns:
+            (n_coalitions, n_players), chain by chain.
+        """
+        found = [np.zeros(chain.shape) for chain in chains]
+        for done, layer in enumerate(self._layers, 1):
+            layer.add_marginals(found, [chain.numpy() for chain in chains])
+            self._progress("refit errors", done, len(self._layers))
+        return np.concatenate([*found, np.zeros((0, self.n_players))])
+
+
+def scale_of(moments: Mapping[str, Moments]) -> float:
+    """Return what root mean squares of slopes are in units of mean squares, over all layers."""
+    squares = torch.cat([m.sensitivity.flatten() for m in moments.values()] or [torch.ones(1)])
+    return float(squares.sqrt().sum() / squares.sum().clamp(min=1e-30))
+
+
+class _Layer:
+    """One reader, and the units that its outputs belong to."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        made: UnitIds,
+        network: WatchedNetwork,
+        moments: Mapping[str, Moments],
+    ) -> None:
+        name = reader.layer.node
+        self._reader = reader
+        self._made = made
+        self._weight = network.layers[name].layout.matrix(network.weight(name).detach()).cpu()
+        self._gram = moments[name].gram
+        self._slopes = moments[name].sensitivity.sqrt()
+
+    def loss(self, kept: Kept) -> float:
+        """Return half the error that is left in the outputs that are present."""
+        total = 0.0
+        for group in range(len(self._gram)):
+            refits = Refits(self._weight[group], inverse_moments(self._gram[group]))
+            refits.remove(self._absent(group, kept))
+            total += 0.5 * float((self._counted(group, kept) * refits.errors).sum())
+        return total
+
+    def add_marginals(self, found: Sequence[Marginals], chains: Sequence[Coalitions]) -> None:
+        """Add to (n, n_units) what units are worth to this layer, for every chain."""
+        for group in range(len(self._gram)):
+            inverse = inverse_moments(self._gram[group])
+            for rows, chain in zip(found, chains, strict=True):
+                refits, before = Refits(self._weight[group], inverse), np.ones_like(chain[0])
+                for row, kept in zip(rows, chain, strict=True):
+                    refits.remove(self._absent(group, kept | ~before))
+                    before = kept
+                    for units, worth in self._worth(group, refits, kept):
+                        row[units] += worth
+
+    def _worth(self, group: int, refits: Refits, kept: Kept) -> Iterator[tuple[UnitIds, Marginals]]:
+        """Yield units, none twice, and what they add."""
+        counted, made = self._counted(group, kept), torch.from_numpy(self._made[group])
+        for block in self._reader.blocks[group]:
+            present = block.where(kept[block.units])
+            if present.units.size:
+                rises = refits.rises(torch.from_numpy(present.columns))
+                # An output that goes with the unit need not make up for it.
+                others = made != torch.from_numpy(present.units)[:, None]
+                yield present.units, 0.5 * (rises * others * counted).sum(1).numpy()
+        # What a unit lacks itself is no loss any more when it goes.
+        lacking = np.zeros(len(kept) + 1)
+        np.add.at(lacking, self._made[group], 0.5 * (counted * refits.errors).numpy())
+        owners = np.unique(self._made[group])
+        owners = owners[owners >= 0]
+        yield owners, -lacking[owners]
+
+    def _absent(self, group: int, kept: Kept) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(~stays(self._reader.units[group], kept)))
+
+    def _counted(self, group: int, kept: Kept) -> Tensor:
+        """Return how much outputs count, (outputs,); those that are gone do not."""
+        return self._slopes[group] * torch.from_numpy(stays(self._made[group], kept))
+
+
+def _made_units(graph: DependencyGraph, network: WatchedNetwork, reader: Reader) -> UnitIds:
+    """Return the unit that each output of a reader belongs to, (groups, outputs), -1 for none."""
+    node = reader.layer.node
+    layout = network.layers[node].layout
+    shape = graph.analysis.values[node, None].shape
+    weight = network.weight(node)
+    numbers = torch.full(shape, -1, dtype=torch.int64)
+    along = len(shape) + 1 - weight.dim()
+    units = graph.axes.get((node, None), {}).get(along)
+    if units is not None:
+        laid = [-1 if dim == along else 1 for dim in range(len(shape))]
+        numbers = torch.from_numpy(units).reshape(laid).expand(shape)
+    samples, _ = layout.places(numbers)
+    first = torch.zeros(samples, 1, dtype=torch.int64)
+    return layout.outputs(numbers, first)[:, 0].numpy()
