@@ -19,6 +19,8 @@ from graphprune.criteria.request import RankRequest, Scored
 from graphprune.estimators.removal import removal_orders
 from graphprune.game.evaluation import Evaluator
 from graphprune.game.games import NetworkGame
+from graphprune.game.moments import moments_bytes
+from graphprune.game.readers import readers_of
 from graphprune.game.refit_game import RefitGame
 from graphprune.game.unread import unread
 from graphprune.ranking import Scores, geometric_means
@@ -41,15 +43,28 @@ def looking_ahead(request: RankRequest, scored: Scored, game: NetworkGame) -> Sc
         scored: Values in the masked game; orders of removal follow them.
         game: That game.
     """
-    measured = request.value in MEASURED
-    if request.for_repair == "none" or (request.for_repair == "auto" and not measured):
-        return replace(scored, for_repair="none")
+    masked = replace(scored, for_repair="none")
+    if request.for_repair == "none" or (
+        request.for_repair == "auto" and request.value not in MEASURED
+    ):
+        return masked
+    needed, allowed = moments_bytes(readers_of(request.graph)), request.running.max_memory // 2
+    if request.for_repair == "auto" and needed > allowed:
+        return replace(masked, notes=(*scored.notes, _too_large(needed, allowed)))
     refit = refit_values(request, scored.scores, game)
     if request.for_repair == "auto":
         return replace(scored, refit=refit)
     stderr = np.zeros_like(refit) if scored.stderr is None else scored.stderr
     scores, stderr = geometric_means(scored.scores, refit, stderr)
     return replace(scored, scores=scores, stderr=stderr, for_repair="least-squares")
+
+
+def _too_large(needed: int, allowed: int) -> str:
+    return (
+        f"scores look ahead to no repair: the second moments that it takes would hold "
+        f"{needed / 2**30:.1f} GiB, and half of --max-memory is {allowed / 2**30:.1f}; "
+        "--for-repair least-squares takes them all the same"
+    )
 
 
 def refit_values(request: RankRequest, scores: Scores, game: NetworkGame) -> Scores:

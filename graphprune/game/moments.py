@@ -49,6 +49,12 @@ class Moments:
     sensitivity: Tensor
 
 
+def moments_bytes(readers: Sequence[Reader]) -> int:
+    """Return what the second moments of all these readers hold."""
+    shapes = [reader.units.shape for reader in readers]
+    return sum(8 * groups * (columns + 1) ** 2 for groups, columns in shapes)
+
+
 def gather_moments(
     evaluator: Evaluator,
     network: WatchedNetwork,

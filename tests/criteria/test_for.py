@@ -11,7 +11,10 @@ from graphprune.criteria import foreseeing, playing, rank
 from graphprune.criteria.request import RankRequest
 from graphprune.data import as_batches
 from graphprune.errors import OptionError
+from graphprune.game.evaluation import Running
 from graphprune.game.games import HierarchicalGame, NetworkGame
+from graphprune.game.moments import moments_bytes
+from graphprune.game.readers import readers_of
 from graphprune.game.refit_game import RefitGame
 from graphprune.graph import DependencyGraph, trace
 from graphprune.ranking import MENDING
@@ -116,6 +119,21 @@ def test_nothing_can_be_repaired_without_images(graph: DependencyGraph) -> None:
     ranking = rank(graph, None)
     assert ranking.for_repair == "none"
     assert all(group.refit is None for group in ranking.groups)
+
+
+def test_moments_that_are_too_large_are_not_taken_unasked(
+    graph: DependencyGraph, images: Tensor
+) -> None:
+    data, needed = as_batches((images,)), moments_bytes(readers_of(graph))
+    assert needed > 8 * (3 * 9 + 1) ** 2
+    enough, little = Running(max_memory=2 * needed), Running(max_memory=2 * needed - 2)
+    assert rank(graph, data, running=enough).groups[0].refit is not None
+    ranking = rank(graph, data, running=little)
+    assert ranking.groups[0].refit is None
+    assert ranking.for_repair == "none"
+    assert "--for-repair least-squares" in ranking.notes[0]
+    asked = rank(graph, data, running=little, for_repair="least-squares")
+    assert (asked.for_repair, asked.notes) == ("least-squares", ())
 
 
 def test_rankings_differ_by_what_they_are_for(graph: DependencyGraph, images: Tensor) -> None:
