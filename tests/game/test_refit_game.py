@@ -166,3 +166,18 @@ def test_random_coalitions_are_worth_no_more_than_all() -> None:
     kept = torch.from_numpy(np.stack([random_kept(graph, 0.5, seed) for seed in range(5)]))
     assert (game.values(kept) <= 1e-12).all()
     assert game.values(torch.from_numpy(graph.all_kept())[None])[0] == 0
+
+
+@pytest.mark.parametrize("name", ONE_INPUT)
+def test_outputs_belong_to_the_units_of_their_channels(name: str) -> None:
+    graph = traced(name)
+    game = game_of(graph, 2)
+    for reader, layer in zip(game.readers, game._layers, strict=True):
+        node, weight = reader.layer.node, graph.program.module.get_parameter(reader.layer.weight)
+        rank = len(graph.analysis.values[node, None].shape)
+        units = graph.axes.get((node, None), {}).get(rank + 1 - weight.dim())
+        made = layer._made.flatten()
+        if units is None:
+            assert (made == -1).all()
+        else:
+            np.testing.assert_array_equal(made, units)
