@@ -148,7 +148,9 @@ def _run(common: Common) -> DemoResult:
     options = PruneOptions(ratio=RATIO, of="macs")
     planned = plan_run(model, DataSource(spec=str(images)), RankOptions(), options, common)
     graph = planned.subject.graph
-    export_onnx(cut(graph, graph.all_kept()), out / "original.onnx")
+    # Not by the name of a file of the run: those are replaced together.
+    unpruned = out / "unpruned.onnx"
+    export_onnx(cut(graph, graph.all_kept()), unpruned)
     judge = Judge(graph, as_batches(test))
     pruned = carry_out(planned, options, common)
     after = judge.judge(load_program(pruned.folder.program), pruned.plan.kept(graph))
@@ -156,7 +158,7 @@ def _run(common: Common) -> DemoResult:
         pruned=pruned,
         test_before=_accuracy(judge.unpruned()),
         test_after=_accuracy(after),
-        bytes_before=(out / "original.onnx").stat().st_size,
+        bytes_before=unpruned.stat().st_size,
         bytes_after=pruned.folder.onnx.stat().st_size,
     )
 
