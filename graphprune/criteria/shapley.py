@@ -16,10 +16,11 @@ def shapley(request: RankRequest) -> Scored:
     """Value of a unit in the whole-network game near the coalitions that pruning will visit.
 
     Label-free (minus the divergence from the unpruned network), mean magnitude per image; see
-    :mod:`graphprune.estimators.gradients`. With ``game="group"`` every group plays a game of its
-    own over the full range of coalitions; so it does where the estimator, the value or the
-    semivalue asked for has no gradients. With ``game="hierarchical"``
-    groups join together (Owen values).
+    :mod:`graphprune.estimators.gradients`. Ahead of a repair it counts by what layers that read the
+    unit cannot make up for, see :mod:`graphprune.criteria.foreseeing`. With ``game="group"`` every
+    group plays a game of its own over the full range of coalitions; so it does where the estimator,
+    the value or the semivalue asked for has no gradients. With ``game="hierarchical"`` groups join
+    together (Owen values).
     """
     settled = replace(
         request,
