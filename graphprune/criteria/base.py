@@ -159,7 +159,7 @@ def rank(  # noqa: PLR0913 - one argument per option of the command
         stability=until_stable,
         for_ratio=for_ratio,
         # Without images nothing can be repaired.
-        for_repair="none" if (for_repair, data) == ("auto", None) else for_repair,
+        for_repair="none" if for_repair == "auto" and data is None else for_repair,
         seed=seed,
         running=running,
         progress=progress,

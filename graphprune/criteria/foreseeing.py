@@ -17,7 +17,6 @@ import torch
 
 from graphprune.criteria.request import RankRequest, Scored
 from graphprune.estimators.removal import removal_orders
-from graphprune.game.evaluation import Evaluator
 from graphprune.game.games import NetworkGame
 from graphprune.game.moments import moments_bytes
 from graphprune.game.readers import readers_of
@@ -43,20 +42,20 @@ def looking_ahead(request: RankRequest, scored: Scored, game: NetworkGame) -> Sc
         scored: Values in the masked game; orders of removal follow them.
         game: That game.
     """
-    masked = replace(scored, for_repair="none")
-    if request.for_repair == "none" or (
-        request.for_repair == "auto" and request.value not in MEASURED
-    ):
-        return masked
+    if request.for_repair == "none":
+        return replace(scored, for_repair="none")
+    if request.for_repair == "least-squares":
+        refit = refit_values(request, scored.scores, game)
+        stderr = np.zeros_like(refit) if scored.stderr is None else scored.stderr
+        scores, stderr = geometric_means(scored.scores, refit, stderr)
+        return replace(scored, scores=scores, stderr=stderr, for_repair="least-squares")
+    if request.value not in MEASURED:
+        return replace(scored, for_repair="none")
     needed, allowed = moments_bytes(readers_of(request.graph)), request.running.max_memory // 2
-    if request.for_repair == "auto" and needed > allowed:
-        return replace(masked, notes=(*scored.notes, _too_large(needed, allowed)))
-    refit = refit_values(request, scored.scores, game)
-    if request.for_repair == "auto":
-        return replace(scored, refit=refit)
-    stderr = np.zeros_like(refit) if scored.stderr is None else scored.stderr
-    scores, stderr = geometric_means(scored.scores, refit, stderr)
-    return replace(scored, scores=scores, stderr=stderr, for_repair="least-squares")
+    if needed > allowed:
+        notes = (*scored.notes, _too_large(needed, allowed))
+        return replace(scored, for_repair="none", notes=notes)
+    return replace(scored, refit=refit_values(request, scored.scores, game))
 
 
 def _too_large(needed: int, allowed: int) -> str:
@@ -73,10 +72,9 @@ def refit_values(request: RankRequest, scores: Scores, game: NetworkGame) -> Sco
     Args:
         request: What was asked.
         scores: By what units go early or late, (n_units,).
-        game: Knows the costs and the band.
+        game: The masked game; knows the costs and the band.
     """
-    evaluator = Evaluator(request.graph, request.images, running=request.running)
-    refits = RefitGame(evaluator, request.seed, request.progress)
+    refits = RefitGame(game.evaluator, request.seed, request.progress)
     orders = removal_orders(scores, game)
     generator = torch.Generator().manual_seed(request.seed)
     chains = [orders.draw_chain(LENGTH, game.band, generator) for _ in range(CHAINS)]
@@ -84,4 +82,4 @@ def refit_values(request: RankRequest, scores: Scores, game: NetworkGame) -> Sco
     present = torch.cat(chains).numpy()
     values: Scores = (marginals * present).sum(0) / np.maximum(present.sum(0), 1)
     # Slopes of gates are squared, those of outputs are root mean squares.
-    return values + refits.scale * unread(evaluator, refits.readers, request.seed)
+    return values + refits.scale * unread(game.evaluator, refits.readers, request.seed)

@@ -98,6 +98,11 @@ class _PlayedGame:
         return None
 
     @property
+    def evaluator(self) -> Evaluator:
+        """Runs the network with units masked."""
+        return self._evaluator
+
+    @property
     def n_images(self) -> int:
         """Number of calibration images."""
         return self._evaluator.n_images

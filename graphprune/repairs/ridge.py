@@ -64,15 +64,12 @@ class LeastSquares:
             other._rows = list(parts)
             other._waiting = self._waiting
             return other
-        sums = [
-            ((columns.mT @ residuals).double(), residuals.double().sum(1))
-            for columns, residuals in parts
-        ]
-        other._moments = replace(
-            self._moments,
-            cross=torch.stack([cross for cross, _ in sums]).sum(0),
-            residuals=torch.stack([residuals for _, residuals in sums]).sum(0),
-        )
+        cross = torch.zeros_like(self._moments.cross)
+        total = torch.zeros_like(self._moments.residuals)
+        for columns, residuals in parts:
+            cross += (columns.mT @ residuals).double()
+            total += residuals.double().sum(1)
+        other._moments = replace(self._moments, cross=cross, residuals=total)
         return other
 
     def solutions(self, strengths: Sequence[float]) -> Iterator[Change]:
