@@ -433,7 +433,7 @@ def _check_images_apart(graph: DependencyGraph) -> None:
     Raises:
         ModelError: They do not.
     """
-    place = _place_of_predictions(graph)
+    place = place_of_predictions(graph)
     if place is None or not graph.program.dynamic_batch:
         return
     node = graph.nodes[graph.outputs[place].node]
@@ -465,11 +465,12 @@ def _check_classes_alone_shrink(graph: DependencyGraph) -> None:
 
 def _units_of_predictions(graph: DependencyGraph) -> tuple[int | None, Mapping[int, UnitIds]]:
     """Return the place of the output that holds predictions, and the units along its dims."""
-    place = _place_of_predictions(graph) if graph.output_units else None
+    place = place_of_predictions(graph) if graph.output_units else None
     return place, {} if place is None else graph.output_units.get(place, {})
 
 
-def _place_of_predictions(graph: DependencyGraph) -> int | None:
+def place_of_predictions(graph: DependencyGraph) -> int | None:
+    """Return the place of the output that holds predictions; None if there is none."""
     nodes = (graph.nodes.get(output.node) for output in graph.outputs)
     try:
         return class_output([None if node is None else node.meta.get("val") for node in nodes])

@@ -39,6 +39,9 @@ class LayerGain:
             stayed as it was because no refit lowered the error.
         rounds: How many more fits followed, towards targets that give way where a rectifier shuts
             (:mod:`graphprune.repairs.windows`).
+        divergence: Of the network's predictions from the unpruned one's, in nats, on held-out
+            images, before and after the layer was fitted to them, too
+            (:mod:`graphprune.repairs.predictions`); None where it was not.
     """
 
     layer: str
@@ -46,6 +49,7 @@ class LayerGain:
     after: float
     ridge: float | None
     rounds: int = 0
+    divergence: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
