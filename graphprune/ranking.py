@@ -116,11 +116,10 @@ class Ranking:
         """Return the ranking that looks ahead to a repair.
 
         Args:
-            repair: Name of a repair method, ``auto`` among them. Where it refits layers or re-
-                estimates what they make, scores count by what no refit can make up for, if the
-                ranking knows that.
+            repair: Name of a repair method, ``auto`` among them. Where it refits layers,
+                scores count by what no refit can make up for, if the ranking knows that.
         """
-        if repair not in MENDING or any(group.refit is None for group in self.groups):
+        if repair not in REFITTING or any(group.refit is None for group in self.groups):
             return self
         refit = np.concatenate([g.refit for g in self.groups if g.refit is not None])
         stderr = np.concatenate([group.stderr for group in self.groups])
@@ -130,8 +129,9 @@ class Ranking:
         return replace(self, groups=groups, for_repair="least-squares")
 
 
-MENDING = ("auto", "batchnorm", "least-squares", "distill")
-"""Repairs after which a plan that looks ahead to least squares has measured better."""
+REFITTING = ("auto", "least-squares", "distill")
+"""Repairs that refit layers to what is left. New statistics of batch norms are no substitute: what
+is cheap for a refit can be dear without one."""
 
 _LEAST = 1e-9
 """Values below this share of the largest count as that much: some are negative."""

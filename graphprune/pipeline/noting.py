@@ -9,7 +9,7 @@ from graphprune.graph import DependencyGraph, Kept
 from graphprune.latency.layers import Layer, layers_of
 from graphprune.pipeline.options import PruneOptions
 from graphprune.pipeline.planning import Selected, share_of_macs
-from graphprune.ranking import MENDING
+from graphprune.ranking import REFITTING
 from graphprune.selection import PruningPlan
 
 _SLACK = 0.05
@@ -59,7 +59,7 @@ def fitness_notes(selected: Selected, options: PruneOptions) -> tuple[str, ...]:
             f"{ranking.for_ratio:.0%}: rank again with --for-ratio {removed:.2g}"
         )
     follows = "none" if selected.subject.data is None else options.repair
-    if ranking.for_repair == "least-squares" and follows not in MENDING:
+    if ranking.for_repair == "least-squares" and follows not in REFITTING:
         notes.append(
             f"the ranking looks ahead to a repair by least squares, and the repair is {follows}: "
             "rank again with --for-repair none"

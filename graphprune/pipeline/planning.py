@@ -27,7 +27,7 @@ from graphprune.pipeline.ranking import (
 )
 from graphprune.pipeline.subject import Subject, prepare, recorded_subject
 from graphprune.pipeline.timing import timed
-from graphprune.ranking import MENDING, Ranking
+from graphprune.ranking import REFITTING, Ranking
 from graphprune.repairs import available as repair_methods
 from graphprune.selection import PruningPlan, check_budget
 from graphprune.steering import protected_groups
@@ -241,7 +241,7 @@ def expecting(rank_options: RankOptions, options: PruneOptions) -> RankOptions:
     """Return how to rank for what will be removed, and for the repair that will follow."""
     ratio = share_of_macs(options.ratio, options.of)
     for_repair = rank_options.for_repair
-    if for_repair == "auto" and options.repair not in MENDING:
+    if for_repair == "auto" and options.repair not in REFITTING:
         for_repair = "none"  # which takes less time
     return replace(
         rank_options,

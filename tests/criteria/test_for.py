@@ -17,7 +17,7 @@ from graphprune.game.moments import moments_bytes
 from graphprune.game.readers import readers_of
 from graphprune.game.refit_game import RefitGame
 from graphprune.graph import DependencyGraph, trace
-from graphprune.ranking import MENDING
+from graphprune.ranking import REFITTING
 from tests.game.test_evaluation import ONE_INPUT
 from tests.helpers import batch_of, randomize
 from tests.traced import traced
@@ -97,7 +97,7 @@ def test_a_ranking_for_either_becomes_that_for_a_repair(
     data = as_batches((images,))
     either = rank(graph, data, budget=3, seed=seed)
     expected = rank(graph, data, budget=3, seed=seed, for_repair="least-squares")
-    for repair in MENDING:
+    for repair in REFITTING:
         ahead = either.ahead_of(repair)
         np.testing.assert_array_equal(ahead.scores, expected.scores)
         assert ahead.for_repair == "least-squares"
