@@ -231,7 +231,8 @@ def connected(device: str = "cpu") -> Iterator[Ranks]:
             raise
         raise cause from error
     finally:
-        dist.destroy_process_group()
+        with suppress(_Terminated):  # its work is done, or its error known
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -358,7 +359,11 @@ def _settle(ranks: Ranks) -> None:
 def _cause(ranks: Ranks, error: BaseException) -> BaseException:
     """Return the error that ends all ranks: the one a rank has told of, or else this one."""
     if isinstance(error, (RankLostError, _Terminated)):
-        return _note(ranks) or (_ended() if isinstance(error, _Terminated) else error)
+        known = _ended() if isinstance(error, _Terminated) else error
+        try:
+            return _note(ranks) or known
+        except _Terminated:  # torchrun ends this rank while it still asks what ended the others
+            return known
     assert ranks.store is not None
     with suppress(RuntimeError):
         # Only the first note counts: what follows from it must not take its place.

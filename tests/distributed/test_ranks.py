@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import pytest
 import torch
 
+from graphprune import distributed
 from graphprune.distributed import ALONE, Ranks, connected, terminable
-from graphprune.errors import OptionError
+from graphprune.errors import OptionError, RankLostError
 from tests.distributed.launching import start_program
 from tests.distributed.program import ROWS, STAGES
 
@@ -172,3 +174,21 @@ def test_a_strange_environment_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(OptionError, match=reason), connected():
         pass
+
+
+class _SignallingStore:
+    """A store whose rank is ended while it is asked."""
+
+    def check(self, keys: list[str]) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError(keys)
+
+
+def test_a_rank_that_is_ended_while_it_asks_why_still_says_what_it_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ranks = Ranks(1, 2, _SignallingStore())  # type: ignore[arg-type]
+    lost = RankLostError("another rank was lost")
+    with terminable():
+        assert distributed._cause(ranks, lost) is lost
