@@ -1,11 +1,11 @@
 """What a ranking loses without labels, or without images: the demo's network on digits.
 
-Five networks are trained, ranked in several ways, lose 30 % of their multiply-accumulates (all
+Five networks are trained, ranked in several ways, lose a share of their multiply-accumulates (all
 units compete), are repaired on 256 images without labels, and classify those that nothing else
 looked at.
 
     python benchmarks/labels.py                 (some minutes)
-    python benchmarks/labels.py --markdown
+    python benchmarks/labels.py --ratio 0.5 --markdown
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from graphprune.demo import digits, train_network
 from graphprune.graph import DependencyGraph
 from graphprune.ranking import Ranking
 
-RATIO = 0.3
 UNPRUNED = "unpruned"
 
 REPAIRS = ("batchnorm", "least-squares")
@@ -48,14 +47,18 @@ class Knowledge:
         images: How many calibration images.
         labels: Whether it knows theirs.
         criterion: What ranks.
+        ahead: The repair that scores look ahead to; ``auto`` for the one that follows.
     """
 
     name: str
     images: int
     labels: bool = False
     criterion: str = "shapley"
+    ahead: str = "auto"
 
-    def rank(self, graph: DependencyGraph, x: Tensor, y: Tensor, seed: int) -> Ranking:
+    def rank(
+        self, graph: DependencyGraph, x: Tensor, y: Tensor, seed: int, ratio: float
+    ) -> Ranking:
         """Rank a network."""
         data = (x, y)[: 1 + self.labels]
         value = "cross-entropy" if self.labels else None
@@ -65,12 +68,15 @@ class Knowledge:
             self.criterion,
             seed,
             value=value,
-            for_ratio=RATIO,
+            for_ratio=ratio,
+            for_repair=self.ahead,
         )
 
 
 KNOWLEDGE = (
     Knowledge("256 images, `kl`", 256),
+    Knowledge("256 images, `kl`, `--for-repair none`", 256, ahead="none"),
+    Knowledge("256 images, `kl`, `--for-repair least-squares`", 256, ahead="least-squares"),
     Knowledge("256 images and labels, `cross-entropy`", 256, labels=True),
     Knowledge("32 images, `kl`", 32),
     Knowledge("nothing, `--criterion random`", 0, criterion="random"),
@@ -78,7 +84,7 @@ KNOWLEDGE = (
 )
 
 
-def measured(seed: int) -> dict[tuple[str, str], float]:
+def measured(seed: int, ratio: float) -> dict[tuple[str, str], float]:
     """Return test accuracies by way of ranking and repair."""
     train, (x, y), (test_x, test_y) = digits(seed)
     network = train_network(train, seed=seed)
@@ -90,9 +96,9 @@ def measured(seed: int) -> dict[tuple[str, str], float]:
 
     found = {(UNPRUNED, repair): accuracy(network) for repair in REPAIRS}
     for known in KNOWLEDGE:
-        ranking = known.rank(graph, x, y, seed)
+        ranking = known.rank(graph, x, y, seed, ratio)
         for repair in REPAIRS:
-            plan = gp.select(ranking.ahead_of(repair), ratio=RATIO, of="macs", scope="global")
+            plan = gp.select(ranking.ahead_of(repair), ratio=ratio, of="macs", scope="global")
             pruned = gp.repair(gp.prune(graph, plan), (x,), method=repair, seed=seed)
             found[known.name, repair] = accuracy(pruned)
         print(f"network {seed}: {known.name}", file=sys.stderr, flush=True)
@@ -103,9 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="networks, at least 2")
+    parser.add_argument("--ratio", type=float, default=0.3, help="share of multiply-accumulates")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args(arguments)
-    cells = [measured(seed) for seed in range(options.seeds)]
+    cells = [measured(seed, options.ratio) for seed in range(options.seeds)]
 
     def shown(name: str, repair: str) -> str:
         found = [each[name, repair] for each in cells]
