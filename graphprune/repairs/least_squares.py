@@ -174,7 +174,8 @@ class _Refit:
         fitted, checked = batches(self._fitted), batches(self._checked)
         unpruned.take(end)
         decided = self._decided.get(gain.layer)
-        if not checked if decided is None else decided.divergence is None:
+        wanted = bool(checked) if decided is None else decided.divergence is not None
+        if not wanted:
             return gain
         change = last.fitted(fitted, weights=self._weights, max_memory=self._job.max_memory)
         if change is None:
