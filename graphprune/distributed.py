@@ -358,17 +358,17 @@ def _settle(ranks: Ranks) -> None:
 
 def _cause(ranks: Ranks, error: BaseException) -> BaseException:
     """Return the error that ends all ranks: the one a rank has told of, or else this one."""
-    if isinstance(error, (RankLostError, _Terminated)):
-        known = _ended() if isinstance(error, _Terminated) else error
-        try:
-            return _note(ranks) or known
-        except _Terminated:  # torchrun ends this rank while it still asks what ended the others
-            return known
     assert ranks.store is not None
-    with suppress(RuntimeError):
-        # Only the first note counts: what follows from it must not take its place.
-        ranks.store.compare_set(_ERROR, "", _written(ranks.rank, error))
-    return error
+    known = _ended() if isinstance(error, _Terminated) else error
+    try:
+        if isinstance(error, (RankLostError, _Terminated)):
+            return _note(ranks) or known
+        with suppress(RuntimeError):
+            # Only the first note counts: what follows from it must not take its place.
+            ranks.store.compare_set(_ERROR, "", _written(ranks.rank, error))
+    except _Terminated:  # torchrun ends this rank while it asks the others, or tells them
+        pass
+    return known
 
 
 def _ended() -> RankLostError:

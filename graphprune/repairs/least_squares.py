@@ -122,7 +122,9 @@ class _Refit:
                 gain = self._refit(_Rows(self, layer, target, window, walks), kept)
                 readout = readouts[done - 1]
                 if readout is not None:
-                    gain = self._fit_predictions(gain, LastLayer(layer, readout, model), walks)
+                    own = layer.added is not None and self._sink(layer) is not None
+                    last = LastLayer(layer, readout, model, shift=own)
+                    gain = self._fit_predictions(gain, last, walks)
                 gains.append(gain)
                 unpruned.take(layer.node)
                 unpruned.take(target.end.name)
@@ -135,7 +137,7 @@ class _Refit:
         decided = self._decided.get(layer.weight)
         if decided is not None and decided.ridge is None:
             return decided
-        sink = _sink_of(self._job.model, self._nodes[layer.node], layer)
+        sink = self._sink(layer)
         problem = LeastSquares(intercept=sink is not None)
         fitted: list[Sample] = []
         for batch in self._fitted:
@@ -155,6 +157,9 @@ class _Refit:
         for sample in fitted:
             sample.discard(kept)
         return gain
+
+    def _sink(self, layer: LinearLayer) -> _Sink | None:
+        return _sink_of(self._job.model, self._nodes[layer.node], layer)
 
     def _fit_predictions(
         self, gain: LayerGain, last: LastLayer, walks: tuple[Walk, Walk]

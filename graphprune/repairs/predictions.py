@@ -30,7 +30,7 @@ from graphprune.game.evaluation import place_of_predictions
 from graphprune.game.value import class_dim, class_logits, minus_kl
 from graphprune.graph import DependencyGraph
 from graphprune.repairs.lockstep import Lookup, evaluated
-from graphprune.repairs.targets import ShapeOf, affine_path, followed, only_user
+from graphprune.repairs.targets import ShapeOf, Target, affine_path, followed, only_user
 
 _LEAST = 1e-30
 
@@ -50,23 +50,8 @@ ALWAYS_ALLOWED = 1 << 28
 """Bytes that it may take, however small the network is; else half of what the network takes."""
 
 
-@dataclass(frozen=True)
-class Readout:
-    """The way from the last layer to the predictions.
-
-    Args:
-        layer: The layer's node.
-        path: Nodes that are affine in its output, in order.
-        end: The node whose value holds the predictions.
-    """
-
-    layer: fx.Node
-    path: tuple[fx.Node, ...]
-    end: fx.Node
-
-
-def readout_of(layer: fx.Node, graph: DependencyGraph, shape_of: ShapeOf) -> Readout | None:
-    """Return how predictions follow from a layer; None if they are not affine in its output.
+def readout_of(layer: fx.Node, graph: DependencyGraph, shape_of: ShapeOf) -> Target | None:
+    """Return the way from a layer to the predictions; None if they are not affine in its output.
 
     Args:
         layer: The node, in the pruned network.
@@ -81,7 +66,7 @@ def readout_of(layer: fx.Node, graph: DependencyGraph, shape_of: ShapeOf) -> Rea
         return None
     if graph.outputs[place].node != end.name or _n_classes(graph, end) < _FEWEST_CLASSES:
         return None
-    return Readout(layer, path, end)
+    return Target(layer, path, end)
 
 
 def _n_classes(graph: DependencyGraph, end: fx.Node) -> int:
@@ -133,15 +118,18 @@ class LastLayer:
         layer: The layer.
         readout: The way to the predictions.
         module: The pruned network.
+        shift: Whether its bias may change: nothing else reads it.
     """
 
-    def __init__(self, layer: LinearLayer, readout: Readout, module: fx.GraphModule) -> None:
+    def __init__(
+        self, layer: LinearLayer, readout: Target, module: fx.GraphModule, *, shift: bool
+    ) -> None:
         self._layer = layer
         self.readout = readout
         self._source = next(x for x in readout.layer.all_input_nodes if x.name == layer.source)
         self._weight = module.get_parameter(layer.weight).detach()
-        self._bias = None if layer.bias is None else module.get_parameter(layer.bias).detach()
-        self._others = sum(each.nbytes for each in module.parameters())
+        self._bias = module.get_parameter(str(layer.bias)).detach() if shift else None
+        self._network_bytes = sum(each.nbytes for each in module.parameters())
 
     def divergences(self, batches: Sequence[Predicted], change: Shift | None = None) -> Tensor:
         """Return every image's divergence in nats, mean over positions, (images,)."""
@@ -164,7 +152,7 @@ class LastLayer:
             The change; None where there is nothing to fit.
         """
         needed = _COPIES * self._weight.numel() * _SINGLE
-        allowed = min(max(ALWAYS_ALLOWED, self._others // 2), max_memory)
+        allowed = min(max(ALWAYS_ALLOWED, self._network_bytes // 2), max_memory)
         weights = weights and needed <= allowed
         if self._weight.dtype.itemsize < _SINGLE or not (weights or self._bias is not None):
             return None

@@ -177,18 +177,22 @@ def test_a_strange_environment_is_refused(
 
 
 class _SignallingStore:
-    """A store whose rank is ended while it is asked."""
+    """A store whose rank is ended while it is asked or told."""
 
     def check(self, keys: list[str]) -> bool:
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError(keys)
 
+    def compare_set(self, *texts: str) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError(texts)
 
-def test_a_rank_that_is_ended_while_it_asks_why_still_says_what_it_knows(
-    monkeypatch: pytest.MonkeyPatch,
+
+@pytest.mark.parametrize("error", [RankLostError("another rank was lost"), OptionError("no")])
+def test_a_rank_that_is_ended_while_others_are_asked_or_told_still_says_what_it_knows(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     ranks = Ranks(1, 2, _SignallingStore())  # type: ignore[arg-type]
-    lost = RankLostError("another rank was lost")
     with terminable():
-        assert distributed._cause(ranks, lost) is lost
+        assert distributed._cause(ranks, error) is error

@@ -16,6 +16,7 @@ from graphprune.graph import DependencyGraph, trace
 from graphprune.repairs import predictions, repair
 from graphprune.repairs.lockstep import Walk, shelf
 from graphprune.repairs.predictions import LastLayer, Predicted, Shift, readout_of, rises
+from graphprune.repairs.targets import Target
 from graphprune.surgery import cut
 from tests.helpers import random_kept, randomize
 
@@ -46,7 +47,7 @@ def made(head: nn.Module, end: Callable[[Tensor], Any] = lambda x: x) -> Depende
     return trace(randomize(Head(head, end)).double().eval(), (IMAGES[:2],))
 
 
-def last_of(graph: DependencyGraph) -> predictions.Readout | None:
+def last_of(graph: DependencyGraph) -> Target | None:
     module = graph.program.module
     layer = list(linear_layers(module))[-1]
     (node,) = (node for node in module.graph.nodes if node.name == layer)
@@ -99,7 +100,7 @@ def fitted(
         parts = IMAGES.split(40)
         walk = Walk(module, [(part,) for part in parts], {}, kept)
         walk.until(layer.node)
-        last = LastLayer(layer, readout, module)
+        last = LastLayer(layer, readout, module, shift=layer.bias is not None)
         logits = reference.split(40)
         batches = [Predicted(walk.lookup(number), each) for number, each in enumerate(logits)]
         found = last.fitted(batches, weights=weights, max_memory=max_memory)
@@ -232,3 +233,24 @@ def test_of_classes_that_are_gone_nothing_is_asked():
     found = repair(cut(graph, kept), as_batches(IMAGES), "least-squares")
     assert found.layers[-1].divergence is not None
     assert found.after.kl < found.before.kl
+
+
+class SharedBias(nn.Module):
+    """What is added to the predictions moves the images, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight = nn.Conv2d(3, 8, 3), nn.Parameter(8 * torch.randn(3, 8))
+        self.bias = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x + self.bias[:, None, None]).relu().mean((2, 3))
+        return F.linear(x, self.weight, self.bias)
+
+
+def test_a_bias_that_something_else_reads_stays():
+    graph = trace(SharedBias().double().eval(), (IMAGES[:2],))
+    found = repair(cut(graph, random_kept(graph, 0.5, 0)), as_batches(IMAGES), "least-squares")
+    assert found.layers[-1].divergence is not None
+    assert "weight" in found.changed
+    assert "bias" not in found.changed
