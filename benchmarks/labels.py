@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 import graphprune as gp
 from benchmarks.contest.table import Table, markdown, show
+from benchmarks.lowdata.contenders import planned
 from graphprune.demo import digits, train_network
 from graphprune.graph import DependencyGraph
 from graphprune.ranking import Ranking
@@ -98,7 +99,7 @@ def measured(seed: int, ratio: float) -> dict[tuple[str, str], float]:
     for known in KNOWLEDGE:
         ranking = known.rank(graph, x, y, seed, ratio)
         for repair in REPAIRS:
-            plan = gp.select(ranking.ahead_of(repair), ratio=ratio, of="macs", scope="global")
+            plan = planned(ranking, (x,), ratio, repair, seed)
             pruned = gp.repair(gp.prune(graph, plan), (x,), method=repair, seed=seed)
             found[known.name, repair] = accuracy(pruned)
         print(f"network {seed}: {known.name}", file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         FidelityRecord,
         LatencyRecord,
         StepRecord,
+        WeighingRecord,
     )
     from graphprune.pipeline import Pruned, Selected
     from graphprune.selection import PruningPlan
@@ -234,18 +235,30 @@ def cost_rows(plan: PruningPlan) -> list[list[str]]:
 
 def _show_plan(selected: Selected, *, as_json: bool) -> None:
     from graphprune.artifacts import as_json as plain
-    from graphprune.pipeline import choice_record, exchange_record, step_record
+    from graphprune.pipeline import (
+        choice_record,
+        exchange_record,
+        step_record,
+        weighing_record,
+    )
 
     plan, choice = selected.plan, choice_record(selected.choice)
     if as_json:
         steps = [plain(step_record(step)) for step in selected.steps]
         found = None if choice is None else plain(choice)
+        weighing = weighing_record(selected.weighed)
         exchange = exchange_record(selected.exchanged)
-        traded = None if exchange is None else plain(exchange)
-        summary = {**plan_summary(plan), "steps": steps, "candidates": found, "exchange": traded}
+        summary = {
+            **plan_summary(plan),
+            "steps": steps,
+            "candidates": found,
+            "weighing": None if weighing is None else plain(weighing),
+            "exchange": None if exchange is None else plain(exchange),
+        }
         console.print_json({"dry_run": True, **summary})
         return
     _show_search(choice, tuple(map(step_record, selected.steps)), plan.of)
+    _say_weighing(weighing_record(selected.weighed))
     _say_exchange(exchange_record(selected.exchanged))
     console.print_table("would remove", ["", "before", "after", "removed"], cost_rows(plan))
     console.say(_asked(plan))
@@ -275,6 +288,14 @@ def _say_exchange(found: ExchangeRecord | None) -> None:
         console.say(
             f"exchange between groups: {found.value} {found.gain} "
             f"({found.evaluations:,} coalitions, {found.n_images:,} images)"
+        )
+
+
+def _say_weighing(found: WeighingRecord | None) -> None:
+    """Say how far scores look ahead, the best weight first."""
+    if found is not None:
+        console.say(
+            f"weight of the refit game: {found.told} after the repair ({found.n_images:,} images)"
         )
 
 
@@ -323,6 +344,7 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
         )
         return
     _show_search(manifest.candidates, manifest.steps, plan.of)
+    _say_weighing(manifest.weighing)
     _say_exchange(manifest.exchange)
     rows = cost_rows(plan)
     if manifest.accuracy is not None:

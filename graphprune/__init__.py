@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         select_in_steps,
         trace,
         validate,
+        weigh,
     )
     from graphprune.candidates import Choice
     from graphprune.comparison import Comparison
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from graphprune.selection import PruningPlan
     from graphprune.steps import Stepped
     from graphprune.verify import ValidationReport
+    from graphprune.weighing import Weighed
 
 __version__ = "0.1.0"
 
@@ -68,6 +70,7 @@ _HOMES = {
     "Stepped": "graphprune.steps",
     "Unit": "graphprune.groups",
     "ValidationReport": "graphprune.verify",
+    "Weighed": "graphprune.weighing",
     "bench": "graphprune.latency",
     "choose": "graphprune.api",
     "compare": "graphprune.api",
@@ -86,6 +89,7 @@ _HOMES = {
     "select_in_steps": "graphprune.api",
     "trace": "graphprune.api",
     "validate": "graphprune.api",
+    "weigh": "graphprune.api",
 }
 
 __all__ = [
@@ -105,6 +109,7 @@ __all__ = [
     "Stepped",
     "Unit",
     "ValidationReport",
+    "Weighed",
     "bench",
     "choose",
     "compare",
@@ -123,6 +128,7 @@ __all__ = [
     "select_in_steps",
     "trace",
     "validate",
+    "weigh",
 ]
 
 

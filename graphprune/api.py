@@ -20,6 +20,7 @@ from graphprune import (
     repairs,
     selection,
     verify,
+    weighing,
 )
 from graphprune import steps as steps_module
 from graphprune.candidates import Choice, choose_among
@@ -40,6 +41,7 @@ from graphprune.selection import Budget, PruningPlan, check_modelled
 from graphprune.steps import Stepped
 from graphprune.surgery import PrunedModel, cut
 from graphprune.verify import ValidationReport
+from graphprune.weighing import Weighed
 
 __all__ = [
     "choose",
@@ -56,6 +58,7 @@ __all__ = [
     "select_in_steps",
     "trace",
     "validate",
+    "weigh",
 ]
 
 select = selection.select
@@ -217,6 +220,66 @@ def exchange(  # noqa: PLR0913 - one for each option of the command
         seed=seed,
         progress=progress,
     )
+
+
+def weigh(  # noqa: PLR0913 - one for each option of the command
+    ranking: Ranking,
+    data: object,
+    *,
+    ratio: float,
+    of: str = "units",
+    scope: str | None = None,
+    min_units: int = 1,
+    round_to: int = 1,
+    latency: LatencyModel | None = None,
+    repair: str = "auto",
+    seed: int = 0,
+    max_memory: int = MEMORY,
+    progress: Progress = silent,
+) -> Weighed | None:
+    """Settle by repairing how far scores look ahead to a repair, as ``graphprune prune`` does.
+
+    Plans are made by the masked game alone and by the refit game, too; they are cut and repaired,
+    and the networks compared with the unpruned one.
+
+    Args:
+        ranking: What :func:`rank` returned by ``shapley``.
+        data: As for :func:`rank`; labels are not needed.
+        ratio: Fraction to remove, as for :func:`select`.
+        of: What the ratio is of, as for :func:`select`.
+        scope: As for :func:`select`.
+        min_units: As for :func:`select`.
+        round_to: As for :func:`select`.
+        latency: As for :func:`select`; a ratio of the latency is one of what it predicts.
+        repair: The repair that will follow, as for :func:`repair`.
+        seed: Seed of everything random in it.
+        max_memory: Bytes that activations may take.
+        progress: Told about every step.
+
+    Returns:
+        All plans with their divergences in ``.tried`` (in nats, lower is better) and the best one
+        in ``.best``; None where there is nothing to weigh, see
+        :func:`graphprune.weighing.weigh`: then ``select(ranking.ahead_of(repair), ...)`` is the
+        plan.
+
+    Raises:
+        OptionError: An option is not one of those allowed.
+        BudgetError: So much cannot be removed.
+        DataError: The images do not fit the network.
+    """
+    budget = Budget(
+        ratio=ratio,
+        of=of,
+        scope=scope,
+        min_units=min_units,
+        round_to=round_to,
+        latency=latency,
+    )
+    check_modelled(budget)
+    repairing = building.Repairing(
+        method=repair, seed=seed, max_memory=max_memory, progress=progress
+    )
+    return weighing.weigh(ranking, as_batches(data), budget, repairing, progress)
 
 
 def select_in_steps(  # noqa: PLR0913 - one for each option of the command
@@ -397,16 +460,17 @@ def _planned(
     ranker: _Ranker,
     repairing: building.Repairing,
 ) -> Stepped:
-    follows = "none" if data is None else repairing.method
     found = steps_module.select_in_steps(
         graph,
         data,
         budget,
         steps=steps,
-        rank=lambda network, images, step: ranker.rank(network, images, step).ahead_of(follows),
+        rank=ranker.rank,
         build=lambda kept: building.build(graph, kept, data, repairing).model,
+        follows="none" if data is None else repairing.method,
         progress=ranker.progress,
     )
+    found = steps_module.weigh_if(found, data, budget, repairing, ranker.progress)
     trading = steps_module.Trading(
         repair=repairing.method,
         running=Running(device=ranker.device),

@@ -32,7 +32,7 @@ from graphprune.errors import ArtifactError
 from graphprune.files import sha256_of, write_text
 from graphprune.graph import DependencyGraph
 from graphprune.load import ModelSource
-from graphprune.ranking import Effort, GroupScores, Ranking
+from graphprune.ranking import Effort, GroupScores, MaskedScores, Ranking
 from graphprune.selection import PlannedGroup, PruningPlan
 from graphprune.staging import staging_of
 
@@ -107,6 +107,13 @@ class EffortRecord(_Record):
     stopped: str
 
 
+class MaskedRecord(_Record):
+    """A group's values in the masked game, where its scores are others."""
+
+    scores: tuple[float, ...]
+    stderr: tuple[float, ...]
+
+
 class RankedGroup(_Record):
     """Scores of one group; ``scores[k]`` belongs to its k-th unit."""
 
@@ -116,6 +123,7 @@ class RankedGroup(_Record):
     stderr: tuple[float, ...]
     effort: EffortRecord | None
     refit: tuple[float, ...] | None = None
+    masked: MaskedRecord | None = None
 
 
 class RankingFile(_Record):
@@ -245,6 +253,28 @@ class StepRecord(_Record):
     units: int
 
 
+class WeightRecord(_Record):
+    """A share of the refit game in the scores, and the divergence that it leaves in nats."""
+
+    refit: float
+    kl: Error
+
+
+class WeighingRecord(_Record):
+    """How far scores look ahead to the repair, the best weight first, see ``Weighed``."""
+
+    n_images: int
+    tried: tuple[WeightRecord, ...]
+
+    @property
+    def told(self) -> str:
+        """Every weight and what it leaves, for people."""
+        return ", ".join(
+            f"{each.refit:g} ({'infinite' if each.kl is None else f'{each.kl:.3g} nats'})"
+            for each in self.tried
+        )
+
+
 class ExchangeRecord(_Record):
     """How groups traded units: mean worth of what is kept, see ``Exchanged``."""
 
@@ -368,6 +398,7 @@ class ManifestFile(_Record):
     fidelity: FaithfulnessRecord | None = None
     steps: tuple[StepRecord, ...] = ()
     candidates: ChoiceRecord | None = None
+    weighing: WeighingRecord | None = None
     exchange: ExchangeRecord | None = None
     sha256: str | None = None
 
@@ -581,7 +612,18 @@ def _ranked_group(group: GroupScores) -> RankedGroup:
             stopped=effort.stopped,
         ),
         refit=None if group.refit is None else tuple(group.refit.tolist()),
+        masked=None
+        if group.masked is None
+        else MaskedRecord(
+            scores=tuple(group.masked.scores.tolist()), stderr=tuple(group.masked.stderr.tolist())
+        ),
     )
+
+
+def _masked_of(record: MaskedRecord | None) -> MaskedScores | None:
+    if record is None:
+        return None
+    return MaskedScores(np.array(record.scores), np.array(record.stderr))
 
 
 def _effort_of(record: EffortRecord | None) -> Effort | None:
@@ -599,11 +641,13 @@ def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
     """
     for group in file.groups:
         refit = group.scores if group.refit is None else group.refit
-        if not len(group.scores) == len(group.stderr) == len(refit) == group.units:
+        masked = group if group.masked is None else group.masked
+        counts = [len(each) for each in (group.scores, group.stderr, refit)]
+        if {*counts, len(masked.scores), len(masked.stderr)} != {group.units}:
             raise ArtifactError(
                 f"ranking.json is damaged: group {group.name} has {group.units} units, "
-                f"{len(group.scores)} scores, {len(group.stderr)} standard errors and "
-                f"{len(refit)} values of refits",
+                f"{counts[0]} scores, {counts[1]} standard errors, {counts[2]} values of refits "
+                f"and {len(masked.scores)} of the masked game",
                 hint="rank again",
             )
     return Ranking(
@@ -615,6 +659,7 @@ def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
                 np.array(group.stderr),
                 _effort_of(group.effort),
                 None if group.refit is None else np.array(group.refit),
+                _masked_of(group.masked),
             )
             for group in file.groups
         ),

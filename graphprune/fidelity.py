@@ -105,6 +105,18 @@ class Judge:
         )
 
 
+def judge_of(graph: DependencyGraph, data: CalibrationBatches) -> Judge | None:
+    """Return a judge on these images; None if the network's outputs are no predictions.
+
+    Raises:
+        DataError: The unpruned network's outputs on the images are not finite.
+    """
+    try:
+        return Judge(graph, data)
+    except ModelError:
+        return None
+
+
 def with_reference(
     graph: DependencyGraph, data: CalibrationBatches, kept: Kept
 ) -> CalibrationBatches:

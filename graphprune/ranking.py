@@ -32,6 +32,19 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class MaskedScores:
+    """A group's values in the masked game alone, where its scores are others.
+
+    Args:
+        scores: (n_units,), higher = keep.
+        stderr: (n_units,) standard errors.
+    """
+
+    scores: Scores
+    stderr: Scores
+
+
+@dataclass(frozen=True)
 class GroupScores:
     """Scores of one group's units.
 
@@ -44,6 +57,7 @@ class GroupScores:
             share one.
         refit: (n_units,) values in the refit game, higher = less of what the unit does can be made
             up for; None where it was not played.
+        masked: What the scores were before they looked ahead to a repair; None if they do not.
     """
 
     name: str
@@ -51,6 +65,7 @@ class GroupScores:
     stderr: Scores
     effort: Effort | None = None
     refit: Scores | None = None
+    masked: MaskedScores | None = None
 
     @property
     def units(self) -> int:
@@ -79,8 +94,8 @@ class Ranking:
         for_ratio: The largest share of multiply-accumulates that the scores were made for; None
             where they were made for none in particular.
         for_repair: The repair that the scores were made for, ``none`` or ``least-squares``; None
-            where they were made for none in particular. Those of a ranking that knows values in the
-            refit game, too, are for none; :meth:`ahead_of` makes others of them.
+            where they were made for none in particular. A ranking that knows values in the refit
+            game, too, is made one for any repair by :meth:`ahead_of`.
     """
 
     graph: DependencyGraph = field(repr=False, compare=False)
@@ -119,25 +134,63 @@ class Ranking:
             repair: Name of a repair method, ``auto`` among them. Where it refits layers,
                 scores count by what no refit can make up for, if the ranking knows that.
         """
-        if repair not in REFITTING or any(group.refit is None for group in self.groups):
+        if not self.knows_refits:
             return self
-        refit = np.concatenate([g.refit for g in self.groups if g.refit is not None])
-        stderr = np.concatenate([group.stderr for group in self.groups])
-        scores, stderr = geometric_means(self.scores, refit, stderr)
-        efforts = tuple(group.effort for group in self.groups)
-        groups = split_by_group(self.graph, scores, stderr, efforts)
-        return replace(self, groups=groups, for_repair="least-squares")
+        return self.weighed(AHEAD if repair in REFITTING else 0.0)
+
+    @property
+    def knows_refits(self) -> bool:
+        """Whether there are values in the refit game, too."""
+        return bool(self.groups) and all(group.refit is not None for group in self.groups)
+
+    def weighed(self, share: float) -> Ranking:
+        """Return the ranking by both games together.
+
+        Args:
+            share: Of the refit game in the geometric mean, from 0 (the masked game alone) to 1.
+
+        Raises:
+            OptionError: The ranking does not know the refit game.
+        """
+        if not self.knows_refits:
+            raise OptionError(
+                "the ranking knows no values in the refit game",
+                hint="rank by shapley with images, for_repair 'auto' and value 'kl'",
+            )
+        if share == 0 and all(group.masked is None for group in self.groups):
+            return self
+        alone = [group.masked or MaskedScores(group.scores, group.stderr) for group in self.groups]
+        scores = np.concatenate([each.scores for each in alone])
+        stderr = np.concatenate([each.stderr for each in alone])
+        if share:
+            refit = np.concatenate([g.refit for g in self.groups if g.refit is not None])
+            scores, stderr = geometric_means(scores, refit, stderr, share)
+        groups = tuple(
+            replace(
+                scored,
+                scores=scores[group.span],
+                stderr=stderr[group.span],
+                masked=masked if share else None,
+            )
+            for group, scored, masked in zip(self.graph.groups, self.groups, alone, strict=True)
+        )
+        return replace(self, groups=groups, for_repair="least-squares" if share else None)
 
 
 REFITTING = ("auto", "least-squares", "distill")
 """Repairs that refit layers to what is left. New statistics of batch norms are no substitute: what
 is cheap for a refit can be dear without one."""
 
+AHEAD = 0.5
+"""Share of the refit game in scores that look ahead to a refit."""
+
 _LEAST = 1e-9
 """Values below this share of the largest count as that much: some are negative."""
 
 
-def geometric_means(scores: Scores, refit: Scores, stderr: Scores) -> tuple[Scores, Scores]:
+def geometric_means(
+    scores: Scores, refit: Scores, stderr: Scores, share: float = AHEAD
+) -> tuple[Scores, Scores]:
     """Return the geometric means of two values of every unit, and their standard errors.
 
     Two games measure in units of their own; a geometric mean is the mean whose ranking does not
@@ -147,10 +200,11 @@ def geometric_means(scores: Scores, refit: Scores, stderr: Scores) -> tuple[Scor
         scores: (n_units,), with ...
         refit: (n_units,) of no error.
         stderr: ... these standard errors.
+        share: Weight of ``refit``, from 0 to 1.
     """
     one, other = (np.maximum(v, _LEAST * max(v.max(initial=0.0), 1e-300)) for v in (scores, refit))
-    means: Scores = np.sqrt(one * other)
-    return means, 0.5 * means * stderr / one
+    means: Scores = one ** (1 - share) * other**share
+    return means, (1 - share) * means * stderr / one
 
 
 def split_by_group(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import nn
 
+from graphprune.building import Repairing
 from graphprune.correspondence import correspondence
 from graphprune.data import CalibrationBatches
 from graphprune.distributed import ALONE, Ranks
@@ -24,6 +25,7 @@ from graphprune.graph import DependencyGraph, Kept, trace
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking, Scores, split_by_group
 from graphprune.selection import Budget, PruningPlan, select_within
+from graphprune.weighing import Weighed, weigh
 
 Ranker = Callable[[DependencyGraph, CalibrationBatches | None, int], Ranking]
 """Ranks a network on data in a step, counted from 0."""
@@ -84,6 +86,8 @@ class Stepped:
         plan: What all steps remove of the original.
         steps: Every step.
         last: What the last step selected from.
+        unweighed: What a single step ranked, before it looked ahead to a repair.
+        weighed: How far it is best to look ahead; None if that was not tried.
         exchanged: How groups traded units in the end; None if they did not.
     """
 
@@ -91,6 +95,8 @@ class Stepped:
     plan: PruningPlan
     steps: tuple[Step, ...]
     last: LastStep
+    unweighed: Ranking | None = None
+    weighed: Weighed | None = None
     exchanged: Exchanged | None = None
 
     def ending_in(self, plan: PruningPlan) -> Stepped:
@@ -116,6 +122,7 @@ def select_in_steps(
     steps: int,
     rank: Ranker,
     build: Builder,
+    follows: str = "none",
     progress: Progress = silent,
 ) -> Stepped:
     """Choose the units that go, a part at a time, ranking again in between.
@@ -128,6 +135,7 @@ def select_in_steps(
         steps: How many; one ranks once, like :func:`graphprune.selection.select`.
         rank: Ranks the network, and later what is left of it.
         build: Cuts, and repairs.
+        follows: The repair that every step's scores look ahead to.
         progress: Told about every step.
 
     Raises:
@@ -135,14 +143,19 @@ def select_in_steps(
         BudgetError: So much cannot be removed.
     """
     check_steps(steps)
-    ranking = rank(graph, data, 0)
+    first = rank(graph, data, 0)
+    ranking = first.ahead_of(follows)
     select_within(ranking, budget)  # what cannot be reached is said before the long work
+
+    def ahead(network: DependencyGraph, images: CalibrationBatches | None, step: int) -> Ranking:
+        return rank(network, images, step).ahead_of(follows)
+
     last = LastStep(ranking=ranking, budget=budget)
     plans = [last.select(budget.ratio / steps)]
     for step in range(1, steps):
         progress("steps", step, steps)
         kept = plans[-1].kept(graph)
-        ranking, locked = _ranked_again(ranking, data, kept, rank, build, step)
+        ranking, locked = _ranked_again(ranking, data, kept, ahead, build, step)
         last = LastStep(ranking=ranking, budget=budget, gone=~kept, locked=locked)
         plans.append(last.select(budget.ratio * ((step + 1) / steps)))
         progress("steps", step + 1, steps)
@@ -151,7 +164,34 @@ def select_in_steps(
         plan=plans[-1],
         steps=tuple(map(_step, plans)),
         last=last,
+        unweighed=first if steps == 1 else None,
     )
+
+
+def weigh_if(
+    found: Stepped,
+    data: CalibrationBatches | None,
+    budget: Budget,
+    repairing: Repairing,
+    progress: Progress = silent,
+) -> Stepped:
+    """Settle by repairing how far a single step's scores look ahead, where that can be asked.
+
+    Args:
+        found: The plan so far.
+        data: Calibration images.
+        budget: How much goes.
+        repairing: The repair that follows.
+        progress: Told about every plan that is tried.
+    """
+    if found.unweighed is None or data is None:
+        return found
+    weighed = weigh(found.unweighed, data, budget, repairing, progress)
+    if weighed is None:
+        return found
+    best = weighed.best
+    last = replace(found.last, ranking=best.ranking)
+    return replace(found.ending_in(best.plan), ranking=best.ranking, last=last, weighed=weighed)
 
 
 @dataclass(frozen=True, kw_only=True)

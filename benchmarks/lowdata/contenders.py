@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from torch import Tensor
+
 import graphprune as gp
 from benchmarks.lowdata.subjects import Images, Subject
 from graphprune.graph import DependencyGraph
@@ -126,10 +128,11 @@ def game(*, ahead: bool) -> Contender:
     def prune(stage: Stage, ratio: float, follows: str) -> Timed[PrunedModel]:
         ranked = stage.once(lambda: rank(stage, ratio), SHAPLEY, ratio)
         begun = time.perf_counter()
-        ranking = ranked.made.ahead_of(follows if ahead else "none")
+        ranking, data = ranked.made, (stage.images.x,)
         if follows == "none":
-            data = (stage.images.x,)
             plan = gp.exchange(ranking, data, ratio=ratio, of="macs", seed=stage.seed).plan
+        elif ahead:
+            plan = planned(ranking, data, ratio, follows, stage.seed)
         else:
             plan = gp.select(ranking, ratio=ratio, of="macs", scope="global")
         seconds = ranked.seconds + time.perf_counter() - begun
@@ -138,6 +141,18 @@ def game(*, ahead: bool) -> Contender:
     if ahead:
         return Contender(SHAPLEY, prune)
     return Contender(f"{SHAPLEY}, masked game", prune, repairs=REPAIRS[1:])
+
+
+def planned(
+    ranking: gp.Ranking, data: tuple[Tensor, ...], ratio: float, repair: str, seed: int
+) -> gp.PruningPlan:
+    """Plan ahead of a repair as ``prune`` does: by whichever scores leave more after it."""
+    weighed = gp.weigh(
+        ranking, data, ratio=ratio, of="macs", scope="global", repair=repair, seed=seed
+    )
+    if weighed is not None:
+        return weighed.best.plan
+    return gp.select(ranking.ahead_of(repair), ratio=ratio, of="macs", scope="global")
 
 
 def one_shot(criterion: str, *, streams: bool = True) -> Contender:

@@ -25,6 +25,7 @@ from graphprune.pipeline.recording import (
     choice_record,
     exchange_record,
     step_record,
+    weighing_record,
 )
 from graphprune.pipeline.subject import Subject, prepare
 from graphprune.pipeline.validation import (
@@ -70,4 +71,5 @@ __all__ = [
     "validate_files",
     "validate_run",
     "validation_record",
+    "weighing_record",
 ]

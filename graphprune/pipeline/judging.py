@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphprune.artifacts import AccuracyRecord, FaithfulnessRecord
-from graphprune.errors import DataError, ModelError
-from graphprune.fidelity import Judge
+from graphprune.errors import DataError
+from graphprune.fidelity import Judge, judge_of
 from graphprune.graph import Kept
 from graphprune.pipeline.recording import fidelity_record
 from graphprune.pipeline.subject import Subject
@@ -52,6 +52,6 @@ def _judge(subject: Subject) -> Judge | None:
     if subject.data is None:
         return None
     try:
-        return Judge(subject.graph, subject.data)
-    except (DataError, ModelError):
+        return judge_of(subject.graph, subject.data)
+    except DataError:
         return None

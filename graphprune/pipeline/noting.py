@@ -59,7 +59,8 @@ def fitness_notes(selected: Selected, options: PruneOptions) -> tuple[str, ...]:
             f"{ranking.for_ratio:.0%}: rank again with --for-ratio {removed:.2g}"
         )
     follows = "none" if selected.subject.data is None else options.repair
-    if ranking.for_repair == "least-squares" and follows not in REFITTING:
+    ahead = ranking.for_repair == "least-squares" and selected.weighed is None
+    if ahead and follows not in REFITTING:
         notes.append(
             f"the ranking looks ahead to a repair by least squares, and the repair is {follows}: "
             "rank again with --for-repair none"

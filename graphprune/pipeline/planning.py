@@ -27,11 +27,20 @@ from graphprune.pipeline.ranking import (
 )
 from graphprune.pipeline.subject import Subject, prepare, recorded_subject
 from graphprune.pipeline.timing import timed
-from graphprune.ranking import REFITTING, Ranking
+from graphprune.ranking import Ranking
 from graphprune.repairs import available as repair_methods
 from graphprune.selection import PruningPlan, check_budget
 from graphprune.steering import protected_groups
-from graphprune.steps import Step, Stepped, Trading, check_steps, exchange_if, select_in_steps
+from graphprune.steps import (
+    Step,
+    Stepped,
+    Trading,
+    check_steps,
+    exchange_if,
+    select_in_steps,
+    weigh_if,
+)
+from graphprune.weighing import Weighed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,7 @@ class Selected:
         plan: What goes.
         steps: The steps in which it was found; none if it was found at once.
         choice: All candidates, where the best of several criteria was chosen.
+        weighed: How far it is best to look ahead to the repair; None if that was not tried.
         exchanged: How groups traded units; None if they did not.
         latency: What was measured, where the ratio is one of the latency.
         store: Where the state of the ranking is kept until the plan is carried out; None if there
@@ -56,6 +66,7 @@ class Selected:
     plan: PruningPlan
     steps: tuple[Step, ...] = ()
     choice: Choice | None = None
+    weighed: Weighed | None = None
     exchanged: Exchanged | None = None
     latency: ReachedLatency | None = None
     store: StateStore | None = None
@@ -156,6 +167,7 @@ def _selected(subject: Subject, found: Stepped, latency: ReachedLatency | None) 
         ranking=found.ranking,
         plan=found.plan,
         steps=steps,
+        weighed=found.weighed,
         exchanged=found.exchanged,
         latency=latency,
     )
@@ -181,10 +193,8 @@ class _Planner:
             network: DependencyGraph, images: CalibrationBatches | None, step: int
         ) -> Ranking:
             if step == 0 and first is not None:
-                ranking = first
-            else:
-                ranking = rank_graph(network, images, later if step else wanted, common)
-            return ranking.ahead_of("none" if data is None else options.repair)
+                return first
+            return rank_graph(network, images, later if step else wanted, common)
 
         found = select_in_steps(
             graph,
@@ -193,8 +203,12 @@ class _Planner:
             steps=options.steps,
             rank=rank_again,
             build=lambda kept: build(graph, kept, data, repair).model,
+            follows="none" if data is None else repair.method,
             progress=common.progress,
         )
+        found = weigh_if(found, data, budget, repair, common.progress)
+        if found.weighed is not None:
+            common.ranks.check_same("how far is looked ahead", str(found.weighed.best.refit))
         trading = Trading(
             wanted=options.exchange,
             repair=options.repair,
@@ -226,6 +240,7 @@ def _subject(model: ModelSource | None, data: DataSource | None, common: Common)
 
 def _as_recorded(options: RankOptions, file: RankingFile) -> RankOptions:
     """Return how to rank again as a ranking was made."""
+    knows_refits = any(group.refit is not None for group in file.groups)
     return replace(
         options,
         criterion=file.criterion,
@@ -233,7 +248,7 @@ def _as_recorded(options: RankOptions, file: RankingFile) -> RankOptions:
         value=file.value,
         aggregate=file.aggregate,
         semivalue=file.semivalue or options.semivalue,
-        for_repair=file.for_repair or options.for_repair,
+        for_repair=options.for_repair if knows_refits else file.for_repair or options.for_repair,
     )
 
 
@@ -241,7 +256,7 @@ def expecting(rank_options: RankOptions, options: PruneOptions) -> RankOptions:
     """Return how to rank for what will be removed, and for the repair that will follow."""
     ratio = share_of_macs(options.ratio, options.of)
     for_repair = rank_options.for_repair
-    if for_repair == "auto" and options.repair not in REFITTING:
+    if for_repair == "auto" and options.repair == "none":
         for_repair = "none"  # which takes less time
     return replace(
         rank_options,

@@ -36,6 +36,7 @@ from graphprune.pipeline.recording import (
     choice_record,
     exchange_record,
     step_record,
+    weighing_record,
 )
 from graphprune.pipeline.subject import Subject, renumbered
 from graphprune.pipeline.timing import timed
@@ -198,6 +199,7 @@ def _manifest(
         notes=(*subject.notes, *plan_notes(selected, options)),
         steps=tuple(map(step_record, selected.steps)),
         candidates=choice_record(selected.choice),
+        weighing=weighing_record(selected.weighed),
         exchange=exchange_record(selected.exchanged),
         fidelity=verdict.fidelity,
     )

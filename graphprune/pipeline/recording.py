@@ -8,16 +8,29 @@ from graphprune.artifacts import (
     ExchangeRecord,
     FidelityRecord,
     StepRecord,
+    WeighingRecord,
+    WeightRecord,
 )
 from graphprune.candidates import Candidate, Choice
 from graphprune.exchanging import Exchanged
 from graphprune.fidelity import Fidelity
 from graphprune.steps import Step
+from graphprune.weighing import Weighed
 
 
 def step_record(step: Step) -> StepRecord:
     """Describe a step."""
     return StepRecord(asked=step.asked, reached=step.reached, units=step.units)
+
+
+def weighing_record(found: Weighed | None) -> WeighingRecord | None:
+    """Describe how far scores look ahead."""
+    if found is None:
+        return None
+    return WeighingRecord(
+        n_images=found.n_images,
+        tried=tuple(WeightRecord(refit=each.refit, kl=each.divergence) for each in found.tried),
+    )
 
 
 def exchange_record(found: Exchanged | None) -> ExchangeRecord | None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from graphprune.data import CalibrationBatches
-from graphprune.errors import DataError, ModelError, OptionError, SurgeryError
-from graphprune.fidelity import Fidelity, Judge
+from graphprune.errors import DataError, OptionError, SurgeryError
+from graphprune.fidelity import Fidelity, Judge, judge_of
 from graphprune.game.evaluation import MEMORY
 from graphprune.progress import Progress, silent
 from graphprune.signature import a_weight
@@ -340,12 +340,7 @@ def _parts(
 
 
 def _judge_of(origin: Origin | None, held_out: CalibrationBatches | None) -> Judge | None:
-    if origin is None or held_out is None:
-        return None
-    try:
-        return Judge(origin.graph, held_out)
-    except ModelError:  # it makes no predictions
-        return None
+    return None if origin is None or held_out is None else judge_of(origin.graph, held_out)
 
 
 def _why_unchecked(job: RepairJob) -> str:

@@ -26,6 +26,7 @@ from graphprune.artifacts import (
     RankedGroup,
     RankingFile,
     StepRecord,
+    WeighingRecord,
 )
 from graphprune.errors import ArtifactError
 from graphprune.report.histogram import Histogram, histogram
@@ -442,12 +443,20 @@ def _pruning_rows(manifest: ManifestFile, plan: PlanFile) -> tuple[tuple[str, st
         ("of", _NAMES.get(plan.of, plan.of)),
         ("scope", plan.scope),
         (f"steps, gone by the end of each{predicted}", _steps(manifest.steps)),
+        *_weighing_rows(manifest.weighing),
         *_exchange_rows(manifest.exchange),
         *_candidate_rows(manifest.candidates),
         ("repair", manifest.repair.method),
         ("tensors changed by the repair", str(len(manifest.repair.changed))),
         ("seed", str(manifest.seed)),
     )
+
+
+def _weighing_rows(found: WeighingRecord | None) -> list[tuple[str, str | None]]:
+    if found is None:
+        return []
+    label = f"weight of the refit game, divergence after the repair on {found.n_images:,} images"
+    return [(label, found.told)]
 
 
 def _exchange_rows(found: ExchangeRecord | None) -> list[tuple[str, str | None]]:

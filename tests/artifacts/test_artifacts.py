@@ -143,10 +143,12 @@ def test_what_is_written_is_read(name: str, path: Path, records: dict[str, Any])
     assert json.loads(path.read_text())["format"] == f"graphprune/{kind}/1"
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_ranking_comes_back_to_the_last_bit(
-    graph: DependencyGraph, ranking: Ranking, tmp_path: Path
+    graph: DependencyGraph, ranking: Ranking, tmp_path: Path, share: float
 ) -> None:
     path = tmp_path / "ranking.json"
+    ranking = ranking.weighed(share)
     write(path, ranking_file(ranking, MODEL, None))
     file = read(path, RankingFile)
     found = ranking_of(file, graph)
@@ -155,6 +157,10 @@ def test_a_ranking_comes_back_to_the_last_bit(
     for one, other in zip(found.groups, ranking.groups, strict=True):
         np.testing.assert_array_equal(one.stderr, other.stderr)
         np.testing.assert_array_equal(one.refit, other.refit)
+        assert (one.masked is None) == (other.masked is None) == (share == 0)
+        if one.masked is not None and other.masked is not None:
+            np.testing.assert_array_equal(one.masked.scores, other.masked.scores)
+            np.testing.assert_array_equal(one.masked.stderr, other.masked.stderr)
     for field in ("criterion", "game", "estimator", "value", "aggregate", "protected", "seed"):
         assert getattr(found, field) == getattr(ranking, field)
     assert (found.evaluations, found.n_images) == (17, 256)
@@ -168,7 +174,15 @@ def test_a_plan_comes_back(graph: DependencyGraph, plan: PruningPlan, tmp_path: 
 def test_the_contracts_keys(records: dict[str, Any]) -> None:
     ranking = records["ranking.json"].model_dump(mode="json")
     assert {"criterion", "game", "evaluations", "seed", "model_hash", "groups"} <= set(ranking)
-    assert set(ranking["groups"][0]) == {"name", "units", "scores", "stderr", "effort", "refit"}
+    assert set(ranking["groups"][0]) == {
+        "name",
+        "units",
+        "scores",
+        "stderr",
+        "effort",
+        "refit",
+        "masked",
+    }
     plan = records["plan.json"].model_dump(mode="json")
     assert {"removed", "groups", "cost", "asked", "reached"} <= set(plan)
     assert "removed_units" in plan["groups"][0]

@@ -22,6 +22,8 @@ from graphprune.artifacts import (
     LatencyRecord,
     RunFolder,
     StepRecord,
+    WeighingRecord,
+    WeightRecord,
 )
 from graphprune.comparison import CompareFolder, Origin
 from graphprune.drawing import draw
@@ -85,6 +87,15 @@ def test_shows_where_a_file_parts_from_its_network() -> None:
     ):
         assert shown in text
     assert "First difference" not in read(render(plain, runs.plan(), runs.ranking())).text
+
+
+def test_shows_how_far_scores_look_ahead() -> None:
+    tried = (WeightRecord(refit=0.5, kl=0.01234), WeightRecord(refit=0, kl=None))
+    weighing = WeighingRecord(n_images=1256, tried=tried)
+    manifest = runs.manifest().model_copy(update={"weighing": weighing})
+    text = read(render(manifest, runs.plan(), runs.ranking())).text
+    assert "weight of the refit game, divergence after the repair on 1,256 images" in text
+    assert "0.5 (0.0123 nats), 0 (infinite)" in text
 
 
 def test_shows_what_groups_traded() -> None:
