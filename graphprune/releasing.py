@@ -10,6 +10,9 @@ from functools import cache
 
 from torch import nn
 
+WORTH_RELEASING = 1 << 25
+"""Bytes of a network of which copies are let go of at once."""
+
 
 def give_up_weights(network: nn.Module) -> None:
     """Free the memory of a network's parameters and buffers, for good.
@@ -22,13 +25,25 @@ def give_up_weights(network: nn.Module) -> None:
         tensor.data = tensor.new_full((), nothing).expand(tensor.shape)
 
 
-def release() -> None:
+def size_of(network: nn.Module) -> int:
+    """Return what a network's parameters and buffers take in bytes, or took before given up."""
+    held = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    return sum(tensor.numel() * tensor.element_size() for tensor in held.values())
+
+
+def release(size: int) -> None:
     """Let go of large networks that nothing refers to any more.
 
     Graphs refer to themselves, so that only the garbage collector lets go of their weights; and
     glibc keeps what was freed between two blocks still in use, which can be more than a network
-    takes.
+    takes. The collector looks at every object of torch, which takes half a second: too long for a
+    small network.
+
+    Args:
+        size: Of one copy of the network in bytes.
     """
+    if size < WORTH_RELEASING:
+        return
     gc.collect()
     _trim()(0)
 

@@ -25,7 +25,7 @@ from graphprune.fidelity import Judge, judge_of
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.progress import Progress, silent
 from graphprune.ranking import AHEAD, REFITTING, Ranking
-from graphprune.releasing import release
+from graphprune.releasing import release, size_of
 from graphprune.selection import Budget, PruningPlan, select_within
 
 SHARES = (AHEAD, 0.0)
@@ -131,9 +131,10 @@ def _divergences(
 ) -> Iterator[float]:
     """Yield how far each network is from the unpruned one once repaired; one is held at a time."""
     method = _JUDGED_AS.get(repairing.method, repairing.method)
+    size = size_of(graph.program.module)
     for done, kept in enumerate(coalitions):
         progress(_STAGE, done, len(coalitions))
         kl = judge.judge(build(graph, kept, data, replace(repairing, method=method)).model, kept).kl
-        release()
+        release(size)
         yield kl if math.isfinite(kl) else math.inf
         progress(_STAGE, done + 1, len(coalitions))

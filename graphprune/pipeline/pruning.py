@@ -48,7 +48,7 @@ from graphprune.pipeline.validation import (
     validation_record,
 )
 from graphprune.progress import Progress
-from graphprune.releasing import release
+from graphprune.releasing import release, size_of
 from graphprune.repairs import RepairResult
 from graphprune.report import write_report, write_run_plots
 from graphprune.selection import PruningPlan
@@ -94,18 +94,19 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     subject, plan, folder = selected.subject, selected.plan, RunFolder(common.out).staging
     kept = plan.kept(subject.graph)
     stages = _Stages(subject.timings, common.progress)
-    release()
+    size = size_of(subject.graph.program.module)
+    release(size)
     with stages.next("prune"):
         cut_again = partial(cut, subject.graph, kept)
         smaller = cut_again()
     with stages.next("repair"):
         repairs = repairing(options, common)
         repaired = repaired_network(smaller, cut_again, subject.data, repairs)
-        release()
+        release(size)
     with stages.next("judge"):
         # What a repair has changed is cut again wherever it counts, and held no longer.
         verdict = judged(subject, kept, cut_again() if repaired.changed else smaller, repaired)
-        release()
+        release(size)
     with stages.next("save"):
         ranking_record = ranking_file(selected.ranking, subject.model, subject.source)
         plan_record = plan_file(plan, subject.model.sha256)
@@ -121,12 +122,12 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
             "version": versions().get("graphprune", ""),
         }
         export_onnx(repaired.model, folder.onnx, metadata=metadata, program=program)
-    release()
+    release(size)
     with stages.next("validate"):
         unrepaired = cut_again() if repaired.changed else repaired.model
         masked = compare_with_original(subject.graph, kept, unrepaired)
         del unrepaired
-        release()
+        release(size)
         report = validate(
             repaired.model,
             folder.onnx,

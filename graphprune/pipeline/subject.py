@@ -19,7 +19,7 @@ from graphprune.graph import DependencyGraph, Kept, trace
 from graphprune.load import LoadedModel, ModelSource, load_model
 from graphprune.pipeline.options import Common
 from graphprune.pipeline.timing import timed
-from graphprune.releasing import release
+from graphprune.releasing import release, size_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def prepare(model: ModelSource, data: DataSource | None, common: Common) -> Subj
         graph = trace(loaded.module, loaded.example_inputs, unpin_outputs=common.unpin_outputs)
         # All that follows works on the trace, which has weights of its own.
         loaded = replace(loaded, module=graph.program.module)
-    release()
+    release(size_of(graph.program.module))
     if batches is not None:
         check_data(batches, graph, loaded)
     return Subject(

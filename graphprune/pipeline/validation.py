@@ -29,7 +29,7 @@ from graphprune.load.source import SpecKind
 from graphprune.pipeline.holding import settle
 from graphprune.pipeline.options import Common, ValidateOptions
 from graphprune.pipeline.subject import check_owner, prepare, renumbered
-from graphprune.releasing import give_up_weights, release
+from graphprune.releasing import give_up_weights, release, size_of
 from graphprune.selection import PruningPlan
 from graphprune.surgery import cut
 from graphprune.tracing import named_tensors
@@ -81,11 +81,12 @@ def validate_run(
     kept = plan.kept(subject.graph)
     smaller = cut(subject.graph, kept)
     masked = compare_with_original(subject.graph, kept, smaller, options.settings)
-    release()
+    size = size_of(subject.graph.program.module)
+    release(size)
     reloaded = load_program(folder.program)
     same = same_weights(smaller, reloaded, changed=manifest.repair.changed)
     del smaller
-    release()
+    release(size)
     return validate(
         reloaded,
         folder.onnx,
@@ -147,7 +148,8 @@ def compare_with_original(
         unrepaired: The network as it was cut.
         settings: Batches and seeds.
     """
-    release()  # cutting leaves as much behind as its largest weight takes
+    # Cutting leaves as much behind as its largest weight takes.
+    release(size_of(unrepaired))
     check = check_masked(unrepaired, mask_network(graph, kept, shared=True), settings)
     give_up_weights(graph.program.module)
     return check

@@ -13,7 +13,7 @@ from torch import fx, nn
 from graphprune.data import CalibrationBatches
 from graphprune.errors import ArtifactError
 from graphprune.graph import DependencyGraph
-from graphprune.releasing import release
+from graphprune.releasing import release, size_of
 from graphprune.runtime import Session, open_session
 from graphprune.verify.cases import Cases, Settings, cases_for, tensors_of
 from graphprune.verify.comparison import SAME
@@ -114,8 +114,8 @@ def validate(
     in_torch = list(extra)
     if reloaded is not None:
         in_torch += _check_reloaded(pruned, form, reloaded, cases)
-        release()
-    runtime = _Runtime(path=path, file=file, provider=provider, limits=limits)
+        release(size_of(pruned))
+    runtime = _Runtime(path=path, file=file, provider=provider, limits=limits, size=size_of(pruned))
     fits = all(check.ok for check in structure if check.name == "inputs")
     used, compared = runtime.check(form, cases, data) if fits else (runtime.check_provider(), ())
     divergence = None
@@ -192,6 +192,7 @@ class _Runtime:
     file: onnx.ModelProto
     provider: str
     limits: Limits
+    size: int
 
     def check_provider(self) -> Check:
         """Check which provider runs the file."""
@@ -202,7 +203,7 @@ class _Runtime:
     ) -> tuple[Check, Sequence[Check]]:
         """Check the provider, and what the file computes."""
         used, same, checks, on_data = self._check_optimized(reference, cases, data)
-        release()
+        release(self.size)
         plain = self._check_unoptimized(reference, cases) if _all_ok(same) else ()
         return used, (*same, *checks, *plain, *on_data)
 
