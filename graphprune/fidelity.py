@@ -76,22 +76,35 @@ class Judge:
             kept: The units that it has, (n_units,) Bool; says which classes are left.
         """
         logits = _logits(self._graph, module, self._data)
+        return self._judged(logits, self._left(kept))
+
+    def divergences(self, module: nn.Module, kept: Kept) -> Tensor:
+        """Return a pruned network's divergence on every image, (n_images,), see :meth:`judge`."""
+        logits = _logits(self._graph, module, self._data)
+        classes = self._left(kept)
+        return torch.cat(
+            [
+                _divergence(found, reference, classes)
+                for found, reference in zip(logits, self._reference, strict=True)
+            ]
+        )
+
+    def _left(self, kept: Kept) -> Classes | None:
+        """Return which classes are left; None for all."""
         if self._units is None:
-            return self._judged(logits, None)
+            return None
         remains = stays(self._units, kept)
-        return self._judged(logits, None if remains.all() else np.flatnonzero(remains))
+        return None if remains.all() else np.flatnonzero(remains)
 
     def _judged(self, found: Sequence[Tensor], classes: Classes | None) -> Fidelity:
         divergences, agreeing, right = [], [], []
         for batch, logits, reference in zip(self._data, found, self._reference, strict=True):
-            # Divergences do not look at classes that are gone, whatever finite number stands there.
-            known = _in_place(logits, reference, classes, 0.0)
-            divergences.append(-minus_kl(known, reference, None, *_open(reference, classes)))
+            divergences.append(_divergence(logits, reference, classes))
             whole = _in_place(logits, reference, classes, -torch.inf)
             agreeing.append((whole.argmax(-1) == reference.argmax(-1)).double().mean(1))
             if batch.labels is not None:
                 right.append(whole.mean(1).argmax(-1) == batch.labels.to(whole.device))
-        kl = torch.cat(divergences).double()
+        kl = torch.cat(divergences)
         count = len(kl)
         many = self._reference[0].shape[-1] > 1
         return Fidelity(
@@ -103,6 +116,13 @@ class Judge:
             if many and self._data.has_labels
             else None,
         )
+
+
+def rises(differences: Tensor) -> bool:
+    """Whether divergences rise: on average (images,), and by more than the standard error."""
+    count = len(differences)
+    spread = differences.std(correction=1) / count**0.5 if count > 1 else 0.0
+    return not bool(differences.mean() <= spread)  # where they are not finite, too
 
 
 def judge_of(graph: DependencyGraph, data: CalibrationBatches) -> Judge | None:
@@ -134,6 +154,13 @@ def with_reference(
     remains = slice(None) if units is None else torch.from_numpy(stays(units, kept))
     batches = zip(data, logits, strict=True)
     return replace(data, batches=tuple(replace(b, reference=x[..., remains]) for b, x in batches))
+
+
+def _divergence(logits: Tensor, reference: Tensor, classes: Classes | None) -> Tensor:
+    """Return the divergence on every image of a batch, (images,), in double precision."""
+    # Classes that are gone are not looked at, whatever finite number stands there.
+    known = _in_place(logits, reference, classes, 0.0)
+    return -minus_kl(known, reference, None, *_open(reference, classes)).double()
 
 
 def _in_place(logits: Tensor, reference: Tensor, classes: Classes | None, gone: float) -> Tensor:

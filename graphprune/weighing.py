@@ -3,8 +3,9 @@
 A unit's value in the masked game says what it is worth while nothing is made up for, its value in
 the refit game what no refit can make up for. Before least squares their geometric mean ranks best
 on residual networks, yet on a small plain one it costs up to three points; before other repairs
-either may be better, or something in between. So the plans of all are cut and repaired, and the one
-whose network diverges least from the unpruned one's predictions is kept.
+either may be better, or something in between. So the plans of all are cut and repaired, and their
+networks' predictions compared with the unpruned one's. The one that looks furthest ahead is kept
+unless another diverges less by more than a standard error.
 
 All images repair and all of them judge. The networks owe about as much to having seen them, so
 that the difference is fair; a quarter held out was measured, too, and chose worse plans, because
@@ -18,10 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from graphprune.building import Repairing, build
 from graphprune.data import CalibrationBatches
-from graphprune.fidelity import Judge, judge_of
+from graphprune.fidelity import Judge, judge_of, rises
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.progress import Progress, silent
 from graphprune.ranking import AHEAD, REFITTING, Ranking
@@ -29,7 +31,7 @@ from graphprune.releasing import release, size_of
 from graphprune.selection import Budget, PruningPlan, select_within
 
 SHARES = (AHEAD, 0.0)
-"""Shares of the refit game that compete, in the order in which ties are settled ..."""
+"""Shares of the refit game that compete; one that comes first need not be better by much ..."""
 
 MORE_SHARES = (AHEAD, AHEAD / 2, 0.0)
 """... and those before a repair that refits no layer, which takes little time."""
@@ -63,7 +65,7 @@ class Weighed:
     """All plans.
 
     Args:
-        tried: Every weight, the best first.
+        tried: Every weight: the one that is kept, then the others, the best first.
         n_images: Images that repaired them and judged them.
     """
 
@@ -72,7 +74,7 @@ class Weighed:
 
     @property
     def best(self) -> Weight:
-        """The weight whose network diverges least."""
+        """The weight that is kept."""
         return self.tried[0]
 
 
@@ -83,7 +85,7 @@ def weigh(
     repairing: Repairing,
     progress: Progress = silent,
 ) -> Weighed | None:
-    """Try some weights of the two games, and order them by what is left after the repair.
+    """Try some weights of the two games, and choose by what is left after the repair.
 
     Args:
         ranking: Scores of the masked game, with values in the refit game.
@@ -112,13 +114,20 @@ def weigh(
     judge = judge_of(graph, data)
     if judge is None:
         return None
-    found = _divergences(judge, graph, kept, data, repairing, progress)
-    weights = (
-        Weight(refit=share, ranking=scores, plan=plan, divergence=divergence)
-        for share, scores, plan, divergence in zip(shares, rankings, plans, found, strict=True)
-    )
-    tried = tuple(sorted(weights, key=lambda weight: weight.divergence))
-    return Weighed(tried=tried, n_images=data.n_images)
+    found = list(_divergences(judge, graph, kept, data, repairing, progress))
+    weights = [
+        Weight(refit=share, ranking=scores, plan=plan, divergence=_mean(each))
+        for share, scores, plan, each in zip(shares, rankings, plans, found, strict=True)
+    ]
+    lowest = min(range(len(weights)), key=lambda n: weights[n].divergence)
+    best = next(n for n in range(len(found)) if n == lowest or not rises(found[n] - found[lowest]))
+    others = sorted(weights[:best] + weights[best + 1 :], key=lambda weight: weight.divergence)
+    return Weighed(tried=(weights[best], *others), n_images=data.n_images)
+
+
+def _mean(divergences: Tensor) -> float:
+    mean = float(divergences.mean())
+    return mean if math.isfinite(mean) else math.inf
 
 
 def _divergences(
@@ -128,13 +137,13 @@ def _divergences(
     data: CalibrationBatches,
     repairing: Repairing,
     progress: Progress,
-) -> Iterator[float]:
-    """Yield how far each network is from the unpruned one once repaired; one is held at a time."""
+) -> Iterator[Tensor]:
+    """Yield every repaired network's divergence on every image; one network is held at a time."""
     method = _JUDGED_AS.get(repairing.method, repairing.method)
+    wanted = replace(repairing, method=method)
     size = size_of(graph.program.module)
     for done, kept in enumerate(coalitions):
         progress(_STAGE, done, len(coalitions))
-        kl = judge.judge(build(graph, kept, data, replace(repairing, method=method)).model, kept).kl
+        yield judge.divergences(build(graph, kept, data, wanted).model, kept)
         release(size)
-        yield kl if math.isfinite(kl) else math.inf
         progress(_STAGE, done + 1, len(coalitions))

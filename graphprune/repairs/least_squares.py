@@ -22,13 +22,14 @@ from torch import Tensor, fx
 from graphprune.analysis import overload_name
 from graphprune.coalition import stays
 from graphprune.columns import LinearLayer, linear_layers, random_places
+from graphprune.fidelity import rises
 from graphprune.game.evaluation import filled_up, passes_of
 from graphprune.game.value import class_logits
 from graphprune.graph import DependencyGraph
 from graphprune.ops.resize import argument
 from graphprune.repairs.lockstep import Shelf, Walk, shelf
 from graphprune.repairs.origin import changed_nodes, unpruned_like
-from graphprune.repairs.predictions import LastLayer, Predicted, readout_of, rises
+from graphprune.repairs.predictions import LastLayer, Predicted, readout_of
 from graphprune.repairs.registry import LayerGain, Outcome, RepairJob, register
 from graphprune.repairs.ridge import Change, LeastSquares
 from graphprune.repairs.samples import Sample, error

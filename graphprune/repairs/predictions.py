@@ -78,12 +78,6 @@ _FEWEST_CLASSES = 2
 """One output is taken for the mean of a Gaussian, to which least squares has fitted the layer."""
 
 
-def rises(differences: Tensor) -> bool:
-    """Whether the mean of what (images,) rise by is above zero by more than its standard error."""
-    spread = differences.std(correction=1) / len(differences) ** 0.5
-    return not bool(differences.mean() <= spread)  # where they are not finite, too
-
-
 @dataclass(frozen=True)
 class Predicted:
     """One batch, and what the unpruned network predicts of it.

@@ -29,7 +29,7 @@ def test_the_nearest_network_is_kept_and_said_to_be(run: Run, workplace: Path, r
     weighing = manifest["weighing"]
     divergences = [each["kl"] for each in weighing["tried"]]
     assert len(divergences) == (2 if repair == "least-squares" else 3)
-    assert divergences == sorted(divergences)
+    assert divergences[1:] == sorted(divergences[1:])
     # What was tried is what was done.
     assert divergences[0] == pytest.approx(manifest["fidelity"]["repaired"]["kl"], rel=1e-5)
     report = (workplace / "graphprune-out" / "report.html").read_text()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graphprune.data import as_batches
 from graphprune.errors import DataError
-from graphprune.fidelity import Judge
+from graphprune.fidelity import Judge, rises
 from graphprune.graph import trace
 from graphprune.surgery import cut
 from tests.helpers import random_kept
@@ -105,3 +105,13 @@ def test_outputs_that_are_not_finite_are_refused():
     graph = trace(model, (torch.zeros(2, 6),))
     with pytest.raises(DataError, match="not finite"):
         Judge(graph, as_batches(IMAGES))
+
+
+def test_divergences_rise_if_images_say_so_clearly():
+    assert not rises(torch.tensor([-1.0, 0.5, -2.0]))
+    assert not rises(torch.tensor([-1.0, 1.1, 0.2]))
+    assert rises(torch.tensor([1.0, 1.1, 0.2]))
+    assert rises(torch.tensor([0.1, float("nan"), 0.2]))
+    assert rises(torch.tensor([0.1]))
+    assert not rises(torch.tensor([-0.1]))
+    assert rises(torch.tensor([0.1, float("inf"), 0.2]))

@@ -13,7 +13,7 @@ import graphprune as gp
 from graphprune.building import Repairing
 from graphprune.data import CalibrationBatches, as_batches
 from graphprune.errors import OptionError
-from graphprune.fidelity import Judge
+from graphprune.fidelity import Judge, rises
 from graphprune.graph import DependencyGraph, trace
 from graphprune.ranking import Ranking, split_by_group
 from graphprune.repairs import repair
@@ -38,11 +38,13 @@ def knowing(graph: DependencyGraph, seed: int = 0) -> Ranking:
     return Ranking(graph=graph, groups=groups, criterion="shapley", game="network")
 
 
-def divergence(ranking: Ranking, data: CalibrationBatches, method: str) -> float:
+def _repaired(
+    ranking: Ranking, data: CalibrationBatches, method: str, judge: Judge
+) -> torch.Tensor:
     """Return how far the network of a ranking's plan is from the unpruned one once repaired."""
     graph = ranking.graph
     kept = select_within(ranking, HALF).kept(graph)
-    return Judge(graph, data).judge(repair(cut(graph, kept), data, method).model, kept).kl
+    return judge.divergences(repair(cut(graph, kept), data, method).model, kept)
 
 
 # ---- what is tried and kept ---------------------------------------------------------------------
@@ -60,10 +62,17 @@ def test_the_nearest_network_is_kept(name: str, method: str, shares: tuple[float
     for each in found.tried:
         np.testing.assert_array_equal(each.ranking.scores, ranking.weighed(each.refit).scores)
         assert each.plan == select_within(each.ranking, HALF)
-        assert each.divergence == pytest.approx(divergence(each.ranking, data, method), rel=1e-6)
-    divergences = [each.divergence for each in found.tried]
-    assert divergences == sorted(divergences)
     assert found.best is found.tried[0]
+    others = [each.divergence for each in found.tried[1:]]
+    assert others == sorted(others)
+    # No other one is better by more than a standard error; those further ahead are worse by more.
+    judge = Judge(graph, data)
+    each_image = {w.refit: _repaired(w.ranking, data, method, judge) for w in found.tried}
+    for each in found.tried:
+        assert each.divergence == pytest.approx(float(each_image[each.refit].mean()), rel=1e-6)
+    least = min(each_image, key=lambda share: float(each_image[share].mean()))
+    within = [s for s in shares if s == least or not rises(each_image[s] - each_image[least])]
+    assert found.best.refit == within[0]
 
 
 def test_either_weight_can_be_the_better_one() -> None:
@@ -93,20 +102,48 @@ def test_a_long_training_is_not_done_twice(monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [Repairing(method="least-squares", seed=7)] * 2
 
 
-def test_predictions_that_are_not_finite_are_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_divergences(monkeypatch: pytest.MonkeyPatch, *found: list[float]) -> None:
+    left = iter(found)
+    monkeypatch.setattr(
+        Judge, "divergences", lambda *arguments: torch.tensor(next(left), dtype=torch.float64)
+    )
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("ahead", "masked", "kept"),
+    [
+        ([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], SHARES[0]),
+        ([1.0, 2.0, 3.0], [0.9, 1.9, 2.9], SHARES[1]),  # on every image
+        ([1.0, 2.0, 3.0], [0.1, 2.1, 3.7], SHARES[0]),  # by less than a standard error
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], SHARES[0]),
+        ([1.0, NAN, 3.0], [5.0, 6.0, 7.0], SHARES[1]),
+        ([5.0, 6.0, 7.0], [1.0, NAN, 3.0], SHARES[0]),
+        ([NAN, NAN, NAN], [NAN, 1.0, NAN], SHARES[0]),
+    ],
+)
+def test_what_looks_ahead_is_kept_unless_it_is_worse_by_more_than_chance(
+    monkeypatch: pytest.MonkeyPatch, ahead: list[float], masked: list[float], kept: float
+) -> None:
     graph = traced("Residual")
-    real, judged = Judge.judge, []
-
-    def broken(self: Judge, *arguments: object) -> object:
-        found = real(self, *arguments)  # type: ignore[arg-type]
-        judged.append(found)
-        return replace(found, kl=float("nan")) if len(judged) == 1 else found
-
-    monkeypatch.setattr(Judge, "judge", broken)
+    with_divergences(monkeypatch, ahead, masked)
     found = weigh(knowing(graph), images(graph, 10), HALF, LEAST_SQUARES)
     assert found is not None
-    assert [each.refit for each in found.tried] == [SHARES[1], SHARES[0]]
-    assert found.tried[1].divergence == float("inf")
+    assert found.best.refit == kept
+    by_share = {each.refit: each.divergence for each in found.tried}
+    for share, divergences in zip(SHARES, (ahead, masked), strict=True):
+        finite = NAN not in divergences and all(np.isfinite(divergences))
+        assert by_share[share] == (pytest.approx(np.mean(divergences)) if finite else float("inf"))
+
+
+def test_one_image_decides_by_its_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = traced("Residual")
+    with_divergences(monkeypatch, [2.0], [1.0])
+    found = weigh(knowing(graph), images(graph, 10), HALF, LEAST_SQUARES)
+    assert found is not None
+    assert found.best.refit == SHARES[1]
 
 
 def test_every_plan_is_told() -> None:
