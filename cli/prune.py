@@ -292,7 +292,7 @@ def _say_exchange(found: ExchangeRecord | None) -> None:
 
 
 def _say_weighing(found: WeighingRecord | None) -> None:
-    """Say how far scores look ahead, the best weight first."""
+    """Say how far scores look ahead, the weight that is kept first."""
     if found is not None:
         console.say(
             f"weight of the refit game: {found.told} after the repair ({found.n_images:,} images)"

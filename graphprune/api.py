@@ -257,7 +257,7 @@ def weigh(  # noqa: PLR0913 - one for each option of the command
         progress: Told about every step.
 
     Returns:
-        All plans with their divergences in ``.tried`` (in nats, lower is better) and the best one
+        All plans with their divergences in ``.tried`` (in nats, lower is better) and the one kept
         in ``.best``; None where there is nothing to weigh, see
         :func:`graphprune.weighing.weigh`: then ``select(ranking.ahead_of(repair), ...)`` is the
         plan.

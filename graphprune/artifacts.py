@@ -261,7 +261,7 @@ class WeightRecord(_Record):
 
 
 class WeighingRecord(_Record):
-    """How far scores look ahead to the repair, the best weight first, see ``Weighed``."""
+    """How far scores look ahead to the repair, the weight kept first, see ``Weighed``."""
 
     n_images: int
     tried: tuple[WeightRecord, ...]

@@ -34,7 +34,6 @@ from benchmarks.lowdata.verdict import columns, control, difference, entries, ve
 from benchmarks.networks import ResidualNetwork
 from graphprune.cost import CostModel
 from graphprune.errors import BudgetError
-from graphprune.ranking import Ranking
 from tests.helpers import randomize
 
 
@@ -153,24 +152,26 @@ def test_one_shot_ranks_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_games_look_ahead(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-    rank, ahead_of = gp.rank, Ranking.ahead_of
+    ranked: list[object] = []
+    weighed: list[object] = []
+    rank, weigh = gp.rank, gp.weigh
 
     def remembering(*arguments: object, **options: object) -> gp.Ranking:
-        asked.append(options["for_ratio"])
+        ranked.append(options["for_ratio"])
         return rank(*arguments, **options)  # type: ignore[arg-type]
 
-    def looking(ranking: Ranking, repair: str) -> Ranking:
-        asked.append(repair)
-        return ahead_of(ranking, repair)
+    def trying(*arguments: object, **options: object) -> gp.Weighed | None:
+        weighed.append((options["ratio"], options["repair"]))
+        return weigh(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(gp, "rank", remembering)
-    monkeypatch.setattr(Ranking, "ahead_of", looking)
+    monkeypatch.setattr(gp, "weigh", trying)
     ahead, masked = game(ahead=True), game(ahead=False)
     for ratio, repair in ((0.3, "none"), (0.3, "batchnorm"), (0.5, "none")):
         assert removed(stage, ahead.prune(stage, ratio, repair).made) >= ratio
     masked.prune(stage, 0.5, "least-squares")
-    assert asked == [0.3, "none", "batchnorm", 0.5, "none", "none"]
+    assert ranked == [0.3, 0.5]
+    assert weighed == [(0.3, "batchnorm")]
     assert (ahead.name, masked.name) == ("shapley", "shapley, masked game")
     assert "none" not in masked.repairs
 
