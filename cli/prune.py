@@ -294,9 +294,9 @@ def _say_exchange(found: ExchangeRecord | None) -> None:
 def _say_weighing(found: WeighingRecord | None) -> None:
     """Say how far scores look ahead, the weight that is kept first."""
     if found is not None:
-        console.say(
-            f"weight of the refit game: {found.told} after the repair ({found.n_images:,} images)"
-        )
+        images = f"{found.n_images:,} images"
+        title = f"weight of the refit game and what the repair leaves ({images})"
+        console.say_list(title, found.told)
 
 
 def _nats(record: FidelityRecord) -> str:

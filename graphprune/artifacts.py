@@ -267,9 +267,9 @@ class WeighingRecord(_Record):
     tried: tuple[WeightRecord, ...]
 
     @property
-    def told(self) -> str:
+    def told(self) -> tuple[str, ...]:
         """Every weight and what it leaves, for people."""
-        return ", ".join(
+        return tuple(
             f"{each.refit:g} ({'infinite' if each.kl is None else f'{each.kl:.3g} nats'})"
             for each in self.tried
         )

@@ -456,7 +456,7 @@ def _weighing_rows(found: WeighingRecord | None) -> list[tuple[str, str | None]]
     if found is None:
         return []
     label = f"weight of the refit game, divergence after the repair on {found.n_images:,} images"
-    return [(label, found.told)]
+    return [(label, ", ".join(found.told))]
 
 
 def _exchange_rows(found: ExchangeRecord | None) -> list[tuple[str, str | None]]:
