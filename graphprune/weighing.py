@@ -144,6 +144,6 @@ def _divergences(
     size = size_of(graph.program.module)
     for done, kept in enumerate(coalitions):
         progress(_STAGE, done, len(coalitions))
+        release(size)  # what came before
         yield judge.divergences(build(graph, kept, data, wanted).model, kept)
-        release(size)
         progress(_STAGE, done + 1, len(coalitions))
