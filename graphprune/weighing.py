@@ -19,10 +19,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from graphprune.building import Repairing, build
 from graphprune.data import CalibrationBatches
+from graphprune.errors import SurgeryError
 from graphprune.fidelity import Judge, judge_of, rises
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.progress import Progress, silent
@@ -51,7 +53,7 @@ class Weight:
         ranking: Scores by it.
         plan: Its plan.
         divergence: Mean divergence of the repaired network from the unpruned one in nats, lower is
-            better; infinite where predictions are not finite.
+            better; infinite where predictions are not finite, or the repair overflows.
     """
 
     refit: float
@@ -145,5 +147,11 @@ def _divergences(
     for done, kept in enumerate(coalitions):
         progress(_STAGE, done, len(coalitions))
         release(size)  # what came before
-        yield judge.divergences(build(graph, kept, data, wanted).model, kept)
+        try:
+            repaired = build(graph, kept, data, wanted).model
+        except SurgeryError:  # it overflows on these images; the other plan need not
+            yield torch.full((data.n_images,), math.inf, dtype=torch.float64)
+        else:
+            yield judge.divergences(repaired, kept)
+            del repaired
         progress(_STAGE, done + 1, len(coalitions))

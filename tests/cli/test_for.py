@@ -36,20 +36,25 @@ def test_a_ranking_serves_plans_with_a_repair_and_without(run: Run, workplace: P
     groups = json.loads(path.read_text())["groups"]
     assert all(len(group["refit"]) == group["units"] for group in groups)
     prune = ("prune", "--of", "macs", "--ratio", "0.4", "--dry-run", "--json", "--no-exchange")
-    removed = {}
+    removed, weights = {}, {}
     for repair in ("none", "bias", "least-squares", "distill"):
         done = run(*prune, "--repair", repair)
         assert done.code == 0, done.stderr
         assert "look" not in done.stderr
-        removed[repair] = done.json["groups"]
-    assert removed["none"] == removed["bias"]
+        removed[repair], weighing = done.json["groups"], done.json["weighing"]
+        weights[repair] = 0.0 if weighing is None else weighing["tried"][0]["refit"]
+    assert weights["none"] == 0
+    assert weights["least-squares"] == weights["distill"]
     assert removed["least-squares"] == removed["distill"]
-    assert removed["none"] != removed["least-squares"]
-    # As if it had been ranked for that repair alone.
-    for repair in ("none", "least-squares"):
+    # As if it had been ranked for that repair alone, wherever that was found to be best.
+    alone = {}
+    for weight, repair in ((0.0, "none"), (0.5, "least-squares")):
         assert run(*RANK, "--for-repair", repair).code == 0
         assert recorded(workplace) == (0.5, repair)
-        assert run(*prune, "--repair", repair).json["groups"] == removed[repair]
+        alone[weight] = run(*prune, "--repair", repair).json["groups"]
+    assert alone[0.0] != alone[0.5]
+    for repair, weight in weights.items():
+        assert weight not in alone or removed[repair] == alone[weight]
 
 
 def test_prune_ranks_for_its_own_ratio(run: Run, workplace: Path) -> None:

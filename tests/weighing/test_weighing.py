@@ -12,7 +12,7 @@ from torch import nn
 import graphprune as gp
 from graphprune.building import Repairing
 from graphprune.data import CalibrationBatches, as_batches
-from graphprune.errors import OptionError
+from graphprune.errors import OptionError, SurgeryError
 from graphprune.fidelity import Judge, rises
 from graphprune.graph import DependencyGraph, trace
 from graphprune.ranking import Ranking, split_by_group
@@ -136,6 +136,25 @@ def test_what_looks_ahead_is_kept_unless_it_is_worse_by_more_than_chance(
     for share, divergences in zip(SHARES, (ahead, masked), strict=True):
         finite = NAN not in divergences and all(np.isfinite(divergences))
         assert by_share[share] == (pytest.approx(np.mean(divergences)) if finite else float("inf"))
+
+
+def test_a_repair_that_overflows_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphprune import weighing
+
+    built, tried = weighing.build, []
+
+    def overflowing(*arguments: object) -> object:
+        tried.append(arguments)
+        if len(tried) == 1:
+            raise SurgeryError("repair 'least-squares' would make a.weight NaN", hint="-")
+        return built(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(weighing, "build", overflowing)
+    graph = traced("Residual")
+    found = weigh(knowing(graph), images(graph, 40), HALF, LEAST_SQUARES)
+    assert found is not None
+    assert found.best.refit == SHARES[1]
+    assert found.tried[1].divergence == float("inf")
 
 
 def test_one_image_decides_by_its_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
