@@ -166,6 +166,15 @@ def test_a_network_of_414_mib_is_held_less_than_three_times(
 
 @linux
 @pytest.mark.slow
+def test_trying_how_far_to_look_ahead_holds_one_network_at_a_time(tmp_path: Path) -> None:
+    weights = an_mlp(tmp_path, 4000)  # of 184 MiB, whose second moments may be taken
+    rank = ("rank", *_MLP, *_SHAPLEY, "networks.py:images")
+    _, found = peaks(tmp_path, weights, rank, ("prune", *_REFITTED))
+    assert found < 3
+
+
+@linux
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "commands",
     [
