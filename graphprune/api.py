@@ -460,14 +460,14 @@ def _planned(
     ranker: _Ranker,
     repairing: building.Repairing,
 ) -> Stepped:
+    follows = "none" if data is None else repairing.method
     found = steps_module.select_in_steps(
         graph,
         data,
         budget,
         steps=steps,
-        rank=ranker.rank,
+        rank=lambda network, images, step: ranker.rank(network, images, step).ahead_of(follows),
         build=lambda kept: building.build(graph, kept, data, repairing).model,
-        follows="none" if data is None else repairing.method,
         progress=ranker.progress,
     )
     found = steps_module.weigh_if(found, data, budget, repairing, ranker.progress)

@@ -27,8 +27,7 @@ def give_up_weights(network: nn.Module) -> None:
 
 def size_of(network: nn.Module) -> int:
     """Return what a network's parameters and buffers take in bytes, or took before given up."""
-    held = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    return sum(tensor.numel() * tensor.element_size() for tensor in held.values())
+    return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
 
 
 def release(size: int) -> None:

@@ -86,7 +86,6 @@ class Stepped:
         plan: What all steps remove of the original.
         steps: Every step.
         last: What the last step selected from.
-        unweighed: What a single step ranked, before it looked ahead to a repair.
         weighed: How far it is best to look ahead; None if that was not tried.
         exchanged: How groups traded units in the end; None if they did not.
     """
@@ -95,7 +94,6 @@ class Stepped:
     plan: PruningPlan
     steps: tuple[Step, ...]
     last: LastStep
-    unweighed: Ranking | None = None
     weighed: Weighed | None = None
     exchanged: Exchanged | None = None
 
@@ -122,7 +120,6 @@ def select_in_steps(
     steps: int,
     rank: Ranker,
     build: Builder,
-    follows: str = "none",
     progress: Progress = silent,
 ) -> Stepped:
     """Choose the units that go, a part at a time, ranking again in between.
@@ -135,7 +132,6 @@ def select_in_steps(
         steps: How many; one ranks once, like :func:`graphprune.selection.select`.
         rank: Ranks the network, and later what is left of it.
         build: Cuts, and repairs.
-        follows: The repair that every step's scores look ahead to.
         progress: Told about every step.
 
     Raises:
@@ -143,19 +139,14 @@ def select_in_steps(
         BudgetError: So much cannot be removed.
     """
     check_steps(steps)
-    first = rank(graph, data, 0)
-    ranking = first.ahead_of(follows)
+    ranking = rank(graph, data, 0)
     select_within(ranking, budget)  # what cannot be reached is said before the long work
-
-    def ahead(network: DependencyGraph, images: CalibrationBatches | None, step: int) -> Ranking:
-        return rank(network, images, step).ahead_of(follows)
-
     last = LastStep(ranking=ranking, budget=budget)
     plans = [last.select(budget.ratio / steps)]
     for step in range(1, steps):
         progress("steps", step, steps)
         kept = plans[-1].kept(graph)
-        ranking, locked = _ranked_again(ranking, data, kept, ahead, build, step)
+        ranking, locked = _ranked_again(ranking, data, kept, rank, build, step)
         last = LastStep(ranking=ranking, budget=budget, gone=~kept, locked=locked)
         plans.append(last.select(budget.ratio * ((step + 1) / steps)))
         progress("steps", step + 1, steps)
@@ -164,7 +155,6 @@ def select_in_steps(
         plan=plans[-1],
         steps=tuple(map(_step, plans)),
         last=last,
-        unweighed=first if steps == 1 else None,
     )
 
 
@@ -184,9 +174,9 @@ def weigh_if(
         repairing: The repair that follows.
         progress: Told about every plan that is tried.
     """
-    if found.unweighed is None or data is None:
+    if len(found.steps) > 1 or data is None:
         return found
-    weighed = weigh(found.unweighed, data, budget, repairing, progress)
+    weighed = weigh(found.ranking, data, budget, repairing, progress)
     if weighed is None:
         return found
     best = weighed.best

@@ -193,8 +193,10 @@ class _Planner:
             network: DependencyGraph, images: CalibrationBatches | None, step: int
         ) -> Ranking:
             if step == 0 and first is not None:
-                return first
-            return rank_graph(network, images, later if step else wanted, common)
+                ranking = first
+            else:
+                ranking = rank_graph(network, images, later if step else wanted, common)
+            return ranking.ahead_of("none" if data is None else options.repair)
 
         found = select_in_steps(
             graph,
@@ -203,7 +205,6 @@ class _Planner:
             steps=options.steps,
             rank=rank_again,
             build=lambda kept: build(graph, kept, data, repair).model,
-            follows="none" if data is None else repair.method,
             progress=common.progress,
         )
         found = weigh_if(found, data, budget, repair, common.progress)

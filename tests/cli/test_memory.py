@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,7 @@ def test_trying_how_far_to_look_ahead_holds_one_network_at_a_time(tmp_path: Path
     weights = an_mlp(tmp_path, 4000)  # of 184 MiB, whose second moments may be taken
     rank = ("rank", *_MLP, *_SHAPLEY, "networks.py:images")
     _, found = peaks(tmp_path, weights, rank, ("prune", *_REFITTED))
+    assert json.loads((tmp_path / "large" / "manifest.json").read_text())["weighing"]
     assert found < 3
 
 

@@ -226,7 +226,6 @@ def stepped(ranking: Ranking, steps: int) -> Stepped:
         plan=plan,
         steps=(step,) * steps,
         last=LastStep(ranking=ranking, budget=HALF),
-        unweighed=ranking if steps == 1 else None,
     )
 
 
