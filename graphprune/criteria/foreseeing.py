@@ -18,7 +18,7 @@ import torch
 from graphprune.criteria.request import RankRequest, Scored
 from graphprune.estimators.removal import removal_orders
 from graphprune.game.games import NetworkGame
-from graphprune.game.moments import moments_bytes
+from graphprune.game.moments import allowed_bytes, refit_bytes
 from graphprune.game.readers import readers_of
 from graphprune.game.refit_game import RefitGame
 from graphprune.game.unread import unread
@@ -51,7 +51,8 @@ def looking_ahead(request: RankRequest, scored: Scored, game: NetworkGame) -> Sc
         return replace(scored, scores=scores, stderr=stderr, for_repair="least-squares")
     if request.value not in MEASURED:
         return replace(scored, for_repair="none")
-    needed, allowed = moments_bytes(readers_of(request.graph)), request.running.max_memory // 2
+    needed = max((refit_bytes([reader]) for reader in readers_of(request.graph)), default=0)
+    allowed = allowed_bytes(request.running)
     if needed > allowed:
         notes = (*scored.notes, _too_large(needed, allowed))
         return replace(scored, for_repair="none", notes=notes)
@@ -60,7 +61,7 @@ def looking_ahead(request: RankRequest, scored: Scored, game: NetworkGame) -> Sc
 
 def _too_large(needed: int, allowed: int) -> str:
     return (
-        f"scores look ahead to no repair: the second moments that it takes would hold "
+        f"scores look ahead to no repair: to refit the widest layer takes "
         f"{needed / 2**30:.1f} GiB, and half of --max-memory is {allowed / 2**30:.1f}; "
         "--for-repair least-squares takes them all the same"
     )
@@ -74,12 +75,13 @@ def refit_values(request: RankRequest, scores: Scores, game: NetworkGame) -> Sco
         scores: By what units go early or late, (n_units,).
         game: The masked game; knows the costs and the band.
     """
-    refits = RefitGame(game.evaluator, request.seed, request.progress)
+    allowed = allowed_bytes(request.running)
+    refits = RefitGame(game.evaluator, request.seed, request.progress, allowed)
     orders = removal_orders(scores, game)
     generator = torch.Generator().manual_seed(request.seed)
     chains = [orders.draw_chain(LENGTH, game.band, generator) for _ in range(CHAINS)]
-    marginals = refits.marginals(chains)
+    marginals, scale = refits.marginals(chains)
     present = torch.cat(chains).numpy()
     values: Scores = (marginals * present).sum(0) / np.maximum(present.sum(0), 1)
     # Slopes of gates are squared, those of outputs are root mean squares.
-    return values + refits.scale * unread(game.evaluator, refits.readers, request.seed)
+    return values + scale * unread(game.evaluator, refits.readers, request.seed)

@@ -12,12 +12,11 @@ from torch import Tensor
 from graphprune.criteria.base import criterion
 from graphprune.criteria.request import RankRequest, Scored
 from graphprune.game.evaluation import Evaluator
-from graphprune.game.moments import Moments, gather_moments
-from graphprune.game.readers import Block, Reader, readers_of
+from graphprune.game.moments import Read, allowed_bytes, read_by
+from graphprune.game.readers import Block, readers_of
 from graphprune.game.refit_game import scale_of
 from graphprune.game.refits import inverse_moments, rises, without
 from graphprune.game.unread import unread
-from graphprune.game.watching import WatchedNetwork
 from graphprune.ranking import Scores
 
 STEPS = 128
@@ -47,22 +46,22 @@ def obs(request: RankRequest) -> Scored:
     graph = request.graph
     evaluator = Evaluator(graph, request.images, running=request.running)
     readers = readers_of(graph)
-    network = WatchedNetwork(evaluator.gated, readers)
-    moments = gather_moments(evaluator, network, readers, request.seed, request.progress)
-    scores = scale_of(moments) * unread(evaluator, readers, request.seed)
-    for number, reader in enumerate(readers, 1):
-        name = reader.layer.node
-        weight = network.layers[name].layout.matrix(network.weight(name).detach())
-        _add_errors(scores, reader, weight, moments[name])
+    scores, squares = np.zeros(graph.n_units), []
+    given = evaluator, readers, request.seed, allowed_bytes(request.running), request.progress
+    for number, read in enumerate(read_by(*given), 1):
+        _add_errors(scores, read)
+        squares.append(read.moments.sensitivity)
         request.progress("refit errors", number, len(readers))
+    scores += scale_of(squares) * unread(evaluator, readers, request.seed)
     return Scored(scores=scores, evaluations=1)
 
 
-def _add_errors(scores: Scores, reader: Reader, weight: Tensor, moments: Moments) -> None:
-    for group, blocks in enumerate(reader.blocks):
+def _add_errors(scores: Scores, read: Read) -> None:
+    moments = read.moments
+    for group, blocks in enumerate(read.reader.blocks):
         # Errors count by the root mean square of the slopes: its square root goes into the weight.
         root = moments.sensitivity[group].sqrt().sqrt()[:, None]
-        weighted = root * weight[group].to(moments.gram).cpu()
+        weighted = root * read.weight[group].to(moments.gram)
         inverse = inverse_moments(moments.gram[group])
         for unit, error in greedy_errors(weighted, inverse, blocks):
             scores[unit] += error

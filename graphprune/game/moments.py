@@ -8,14 +8,14 @@ double precision, on rows drawn at random; a ridge makes up for the rows that we
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from graphprune.columns import LinearLayer, every_place, random_places
-from graphprune.game.evaluation import Evaluator
+from graphprune.game.evaluation import Evaluator, Running
 from graphprune.game.readers import Reader
 from graphprune.game.value import class_logits, log_likelihood, sample_predictions
 from graphprune.game.watching import Pass, Watched, WatchedNetwork
@@ -49,10 +49,80 @@ class Moments:
     sensitivity: Tensor
 
 
-def moments_bytes(readers: Sequence[Reader]) -> int:
-    """Return what the second moments of all these readers hold."""
-    shapes = [reader.units.shape for reader in readers]
-    return sum(8 * groups * (columns + 1) ** 2 for groups, columns in shapes)
+@dataclass(frozen=True)
+class Read:
+    """A reader, and what a refit of it needs to know.
+
+    Args:
+        reader: The layer.
+        layer: The same in the gated network.
+        weight: (groups, outputs, columns) its weight there, on the CPU.
+        moments: Its second moments.
+    """
+
+    reader: Reader
+    layer: LinearLayer
+    weight: Tensor
+    moments: Moments
+
+
+def refit_bytes(readers: Sequence[Reader]) -> int:
+    """Return what it takes to hold second moments of all readers and to refit one after another."""
+    return sum(map(_held, readers)) + max(map(_beside, readers), default=0)
+
+
+def allowed_bytes(running: Running) -> int:
+    """Return what second moments and refits may take."""
+    return running.max_memory // 2
+
+
+def _held(reader: Reader) -> int:
+    groups, columns = reader.units.shape
+    return int(8 * groups * (columns + 1) ** 2)
+
+
+def _beside(reader: Reader) -> int:
+    """Return what a refit takes: an inverse, a copy of it, and the weights of one group."""
+    columns = reader.units.shape[1]
+    return int(16 * (columns + 1) ** 2 + 8 * reader.outputs * columns)
+
+
+def portions(readers: Sequence[Reader], max_bytes: int) -> list[list[Reader]]:
+    """Return readers in portions that take not more than so many bytes, or are of one reader."""
+    found: list[list[Reader]] = []
+    for reader in readers:
+        if found and refit_bytes([*found[-1], reader]) <= max_bytes:
+            found[-1].append(reader)
+        else:
+            found.append([reader])
+    return found
+
+
+def read_by(
+    evaluator: Evaluator,
+    readers: Sequence[Reader],
+    seed: int,
+    max_bytes: int,
+    progress: Progress = silent,
+) -> Iterator[Read]:
+    """Yield readers with their moments; what has been yielded is held no more.
+
+    Args:
+        evaluator: Holds the calibration batches.
+        readers: The layers, in execution order.
+        seed: Draws rows and predictions.
+        max_bytes: What second moments and a refit may take. Readers of which all take more are
+            looked at in portions, each in passes of its own.
+        progress: Told about every batch.
+    """
+    for portion in portions(readers, max_bytes):
+        network = WatchedNetwork(evaluator.gated, portion)
+        gathered = gather_moments(evaluator, network, portion, seed, progress)
+        for reader in portion:
+            name = reader.layer.node
+            layer = network.layers[name]
+            weight = layer.layout.matrix(network.weight(name).detach()).cpu()
+            yield Read(reader, layer, weight, gathered.pop(name))
 
 
 def gather_moments(
@@ -61,7 +131,7 @@ def gather_moments(
     readers: Sequence[Reader],
     seed: int,
     progress: Progress = silent,
-) -> Mapping[str, Moments]:
+) -> dict[str, Moments]:
     """Return the moments of every reader in the unpruned network.
 
     Args:
@@ -82,7 +152,7 @@ def gather_moments(
             if not evaluator.is_filled_up(batch) or not index:
                 own.add_rows(done.watched[name], share, generator)
         progress("second moments", index + 1, len(evaluator.batches))
-    return {name: own.moments(evaluator.n_images) for name, own in sums.items()}
+    return {name: sums.pop(name).moments(evaluator.n_images) for name in list(sums)}
 
 
 def _unpruned(
@@ -122,7 +192,7 @@ class _Sums:
         made = watched.y.detach()
         places = random_places(self._layer, made, math.ceil(self._rows * share), generator)
         columns = with_one(self._layer.layout.columns(watched.x, made, places))
-        self._gram += (columns.mT @ columns).double().cpu()
+        self._gram += (columns.mT @ columns).cpu()  # no copy of double precision is made
         self._count += columns.shape[1]
 
     def add_slopes(self, slope: Tensor) -> None:
@@ -131,8 +201,8 @@ class _Sums:
         self._squares += made.double().square().sum(1).cpu()
 
     def moments(self, n_images: int) -> Moments:
-        """Return the means, with the ridge."""
-        gram = self._gram / max(self._count, 1)
+        """Return the means, with the ridge; the sums are given up for them."""
+        gram = self._gram.div_(max(self._count, 1))
         columns = gram.diagonal(dim1=1, dim2=2)[:, :-1]
         # Few rows for many columns say less than they seem to.
         scarcity = max(ROWS_PER_COLUMN * gram.shape[-1] / max(self._count, 1), 1.0)

@@ -41,6 +41,12 @@ class Block:
         """Return those units of this block that are chosen, (n,) Bool."""
         return Block(self.units[chosen], self.columns[chosen])
 
+    def parts(self, most: int) -> Iterator[Block]:
+        """Yield these units again, not more than so many at a time."""
+        for first in range(0, len(self.units), most):
+            here = slice(first, first + most)
+            yield Block(self.units[here], self.columns[here])
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -50,10 +56,12 @@ class Reader:
         layer: The layer; its node has the same name in the gated network.
         units: (groups, columns) the unit that each column of its input belongs to, -1 = always
             there.
+        outputs: How many outputs a group has.
     """
 
     layer: LinearLayer
     units: UnitIds
+    outputs: int
 
     @cached_property
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
@@ -83,5 +91,6 @@ def readers_of(graph: DependencyGraph) -> tuple[Reader, ...]:
         # The channels' dim; a window over a whole axis has gates along that one, too.
         if gate.dim % rank == rank + 1 - weight.dim():
             spread = layer.layout.over_columns(torch.from_numpy(units))
-            found[layer.node] = Reader(layer, spread.numpy())
+            outputs = layer.layout.matrix(weight).shape[1]
+            found[layer.node] = Reader(layer, spread.numpy(), outputs)
     return tuple(reader for name in layers if (reader := found.get(name)) is not None)

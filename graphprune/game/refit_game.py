@@ -16,7 +16,7 @@ reach the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,10 @@ import torch
 from torch import Tensor
 
 from graphprune.coalition import stays
-from graphprune.game.evaluation import Evaluator
-from graphprune.game.moments import Moments, gather_moments
-from graphprune.game.readers import Reader, readers_of
-from graphprune.game.refits import Refits, inverse_moments
-from graphprune.game.watching import WatchedNetwork
+from graphprune.game.evaluation import MEMORY, Evaluator
+from graphprune.game.moments import Read, read_by
+from graphprune.game.readers import readers_of
+from graphprune.game.refits import Refits, at_once, inverse_moments
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import UnitIds
 from graphprune.progress import Progress, silent
@@ -45,71 +44,75 @@ class RefitGame:
         evaluator: The network and the calibration images.
         seed: Draws the rows that second moments are taken over, and predictions.
         progress: Told about every batch.
+        max_bytes: What second moments and refits may take; if all take more, layers are looked at
+            in portions.
     """
 
-    def __init__(self, evaluator: Evaluator, seed: int, progress: Progress = silent) -> None:
-        graph = evaluator.graph
-        self.n_players = graph.n_units
-        self.readers = readers_of(graph)
-        network = WatchedNetwork(evaluator.gated, self.readers)
-        self._moments = gather_moments(evaluator, network, self.readers, seed, progress)
-        self._layers = [
-            _Layer(reader, _made_units(graph, network, reader), network, self._moments)
-            for reader in self.readers
-        ]
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        seed: int,
+        progress: Progress = silent,
+        max_bytes: int = MEMORY,
+    ) -> None:
+        self.n_players = evaluator.graph.n_units
+        self.readers = readers_of(evaluator.graph)
+        self._evaluator = evaluator
+        self._seed = seed
         self._progress = progress
-
-    @property
-    def scale(self) -> float:
-        """What root mean squares of slopes are in units of mean squares, over all outputs."""
-        return scale_of(self._moments)
+        self._max_bytes = max_bytes
 
     def values(self, coalitions: Tensor) -> Marginals:
         """Return what coalitions (n_coalitions, n_players) Bool are worth, (n_coalitions,)."""
         found = np.zeros(len(coalitions))
-        for layer in self._layers:
+        for layer in self._layers():
             for number, kept in enumerate(coalitions.numpy()):
                 found[number] -= layer.loss(kept)
         return found
 
-    def marginals(self, chains: Sequence[Tensor]) -> Marginals:
+    def marginals(self, chains: Sequence[Tensor]) -> tuple[Marginals, float]:
         """Return what every unit that is present adds to a coalition; zero for the others.
 
         Args:
             chains: Coalitions (n, n_players) Bool of which each holds the next one.
 
         Returns:
-            (n_coalitions, n_players), chain by chain.
+            (n_coalitions, n_players), chain by chain, and what root mean squares of slopes are in
+            units of mean squares, see :func:`scale_of`.
         """
-        found = [np.zeros(chain.shape) for chain in chains]
-        for done, layer in enumerate(self._layers, 1):
+        found, squares = [np.zeros(chain.shape) for chain in chains], []
+        for done, layer in enumerate(self._layers(), 1):
             layer.add_marginals(found, [chain.numpy() for chain in chains])
-            self._progress("refit errors", done, len(self._layers))
-        return np.concatenate([*found, np.zeros((0, self.n_players))])
+            squares.append(layer.squares)
+            self._progress("refit errors", done, len(self.readers))
+        return np.concatenate([*found, np.zeros((0, self.n_players))]), scale_of(squares)
+
+    def _layers(self) -> Iterator[_Layer]:
+        given = self._evaluator, self.readers, self._seed, self._max_bytes, self._progress
+        return (_Layer(read, _made_units(self._evaluator.graph, read)) for read in read_by(*given))
 
 
-def scale_of(moments: Mapping[str, Moments]) -> float:
-    """Return what root mean squares of slopes are in units of mean squares, over all layers."""
-    squares = torch.cat([m.sensitivity.flatten() for m in moments.values()] or [torch.ones(1)])
-    return float(squares.sqrt().sum() / squares.sum().clamp(min=1e-30))
+def scale_of(squares: Sequence[Tensor]) -> float:
+    """Return what root mean squares are in units of mean squares.
+
+    Args:
+        squares: Mean squared slopes in the outputs of all layers, see
+            :class:`graphprune.game.moments.Moments`.
+    """
+    every = torch.cat([each.flatten() for each in squares] or [torch.ones(1)])
+    return float(every.sqrt().sum() / every.sum().clamp(min=1e-30))
 
 
 class _Layer:
     """One reader, and the units that its outputs belong to."""
 
-    def __init__(
-        self,
-        reader: Reader,
-        made: UnitIds,
-        network: WatchedNetwork,
-        moments: Mapping[str, Moments],
-    ) -> None:
-        name = reader.layer.node
-        self._reader = reader
+    def __init__(self, read: Read, made: UnitIds) -> None:
+        self._reader = read.reader
         self._made = made
-        self._weight = network.layers[name].layout.matrix(network.weight(name).detach()).cpu()
-        self._gram = moments[name].gram
-        self._slopes = moments[name].sensitivity.sqrt()
+        self._weight = read.weight
+        self._gram = read.moments.gram
+        self.squares = read.moments.sensitivity
+        self._slopes = self.squares.sqrt()
 
     def loss(self, kept: Kept) -> float:
         """Return half the error that is left in the outputs that are present."""
@@ -136,8 +139,7 @@ class _Layer:
         """Yield units, none twice, and what they add."""
         counted, made = self._counted(group, kept), torch.from_numpy(self._made[group])
         for block in self._reader.blocks[group]:
-            present = block.where(kept[block.units])
-            if present.units.size:
+            for present in block.where(kept[block.units]).parts(at_once(len(made))):
                 rises = refits.rises(torch.from_numpy(present.columns))
                 # An output that goes with the unit need not make up for it.
                 others = made != torch.from_numpy(present.units)[:, None]
@@ -157,13 +159,12 @@ class _Layer:
         return self._slopes[group] * torch.from_numpy(stays(self._made[group], kept))
 
 
-def _made_units(graph: DependencyGraph, network: WatchedNetwork, reader: Reader) -> UnitIds:
+def _made_units(graph: DependencyGraph, read: Read) -> UnitIds:
     """Return the unit that each output of a reader belongs to, (groups, outputs), -1 for none."""
-    node = reader.layer.node
-    layout = network.layers[node].layout
+    node, layout = read.reader.layer.node, read.layer.layout
     shape = graph.analysis.values[node, None].shape
-    weight = network.weight(node)
     numbers = torch.full(shape, -1, dtype=torch.int64)
+    weight = graph.program.module.get_parameter(read.reader.layer.weight)
     along = len(shape) + 1 - weight.dim()
     units = graph.axes.get((node, None), {}).get(along)
     if units is not None:

@@ -56,7 +56,7 @@ def inverse_moments(gram: Tensor) -> Tensor:
 
     Where every refit has an intercept, the constant, which comes last, need not be kept.
     """
-    return torch.cholesky_inverse(torch.linalg.cholesky(gram))[:-1, :-1].clone()
+    return torch.cholesky_inverse(torch.linalg.cholesky(gram))[:-1, :-1]
 
 
 def rises(weight: Tensor, inverse: Tensor, columns: Tensor) -> Tensor:
@@ -70,15 +70,30 @@ def rises(weight: Tensor, inverse: Tensor, columns: Tensor) -> Tensor:
     Returns:
         (n, outputs).
     """
+    parts = columns.split(at_once(columns.shape[1] * max(len(weight), columns.shape[1])))
+    return torch.cat([_rises(weight, inverse, part) for part in parts])
+
+
+def _rises(weight: Tensor, inverse: Tensor, columns: Tensor) -> Tensor:
     held = inverse[columns[:, :, None], columns[:, None, :]]
     own = weight[:, columns].permute(1, 2, 0)
     found: Tensor = (own * torch.linalg.solve(held, own)).sum(1)
     return found
 
 
+def at_once(size: int) -> int:
+    """Return how many units to look at together, if each takes so many numbers."""
+    return max(_NUMBERS // max(size, 1), 1)
+
+
+_NUMBERS = 2**21
+"""Numbers held at once, of 8 bytes: what wide layers take beyond their moments is bounded."""
+
+
 def without(weight: Tensor, inverse: Tensor, columns: Tensor) -> None:
     """Refit without some columns (n,), in place; what belongs to them stays and means nothing."""
     rows = inverse[columns]
     factors = torch.linalg.solve(rows[:, columns], rows)
-    weight -= weight[:, columns] @ factors
-    inverse -= rows.mT @ factors
+    # In place: of wide layers these are as large as all the rest.
+    weight.addmm_(weight[:, columns], factors, alpha=-1)
+    inverse.addmm_(rows.mT, factors, alpha=-1)

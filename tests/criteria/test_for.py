@@ -13,7 +13,7 @@ from graphprune.data import as_batches
 from graphprune.errors import OptionError
 from graphprune.game.evaluation import Running
 from graphprune.game.games import HierarchicalGame, NetworkGame
-from graphprune.game.moments import moments_bytes
+from graphprune.game.moments import refit_bytes
 from graphprune.game.readers import readers_of
 from graphprune.game.refit_game import RefitGame
 from graphprune.graph import DependencyGraph, trace
@@ -124,8 +124,9 @@ def test_nothing_can_be_repaired_without_images(graph: DependencyGraph) -> None:
 def test_moments_that_are_too_large_are_not_taken_unasked(
     graph: DependencyGraph, images: Tensor
 ) -> None:
-    data, needed = as_batches((images,)), moments_bytes(readers_of(graph))
-    assert needed > 8 * (3 * 9 + 1) ** 2
+    data, every = as_batches((images,)), readers_of(graph)
+    needed = max(refit_bytes([reader]) for reader in every)
+    assert refit_bytes(every) > needed > 3 * 8 * (3 * 9 + 1) ** 2
     enough, little = Running(max_memory=2 * needed), Running(max_memory=2 * needed - 2)
     assert rank(graph, data, running=enough).groups[0].refit is not None
     ranking = rank(graph, data, running=little)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 
 from graphprune.data import as_batches
 from graphprune.game.evaluation import Evaluator
+from graphprune.game.moments import portions, refit_bytes
+from graphprune.game.readers import readers_of
 from graphprune.game.refit_game import RefitGame
 from graphprune.graph import DependencyGraph, trace
 from tests.game.test_evaluation import ONE_INPUT
@@ -35,7 +39,7 @@ def test_marginals_are_differences_of_worth(name: str) -> None:
     graph = traced(name)
     game = game_of(graph)
     chains = [chain_of(graph, 3, seed) for seed in range(2)]
-    found = game.marginals(chains)
+    found, _ = game.marginals(chains)
     for kept, row in zip(torch.cat(chains), found, strict=True):
         present = kept.nonzero()[:, 0]
         without = kept.expand(len(present), -1).clone()
@@ -120,7 +124,7 @@ def test_a_unit_matters_less_the_fewer_readers_are_left(two) -> None:
     second = graph.group("second.weight")
     fewer[second.first : second.first + 4] = False
     chain = torch.from_numpy(np.stack([whole, fewer]))
-    before, after = game.marginals([chain])
+    (before, after), _ = game.marginals([chain])
     first = graph.group("first.weight")
     assert (after[first.span] < before[first.span]).all()
 
@@ -142,7 +146,7 @@ def test_a_depthwise_layer_is_no_reason_to_keep_a_channel() -> None:
     with torch.no_grad():
         model[3].weight[:, 2] = 0  # nobody reads channel 2 but its own filter
     graph = trace(model, (x[:2],))
-    (found,) = RefitGame(Evaluator(graph, as_batches((x,))), seed=0).marginals(
+    (found,), _ = RefitGame(Evaluator(graph, as_batches((x,))), seed=0).marginals(
         [torch.from_numpy(graph.all_kept())[None]]
     )
     group = graph.groups[0]
@@ -154,10 +158,36 @@ def test_chains_make_no_difference_to_each_other() -> None:
     graph = traced("Residual")
     game = game_of(graph)
     chain = chain_of(graph, 4)
-    together = game.marginals([chain])
-    alone = game.marginals([row[None] for row in chain])
+    together, _ = game.marginals([chain])
+    alone, _ = game.marginals([row[None] for row in chain])
     np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-9)
-    assert game.marginals([]).shape == (0, graph.n_units)
+    assert game.marginals([])[0].shape == (0, graph.n_units)
+
+
+def test_layers_that_are_looked_at_in_portions_are_worth_the_same() -> None:
+    graph = traced("Residual")
+    data = as_batches([batch_of(graph.example_inputs, 12, 0)])
+    chains = [chain_of(graph, 3, seed) for seed in range(2)]
+    whole = RefitGame(Evaluator(graph, data), seed=0)
+    parts = RefitGame(Evaluator(graph, data), seed=0, max_bytes=1)
+    assert len(whole.readers) > 2
+    for found, expected in zip(parts.marginals(chains), whole.marginals(chains), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    kept = torch.cat(chains)
+    np.testing.assert_allclose(parts.values(kept), whole.values(kept), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.7, 1.0])
+def test_portions_are_as_large_as_memory_allows(share: float) -> None:
+    readers = readers_of(traced("Residual"))
+    allowed = int(share * refit_bytes(readers))
+    found = portions(readers, allowed)
+    assert [reader for portion in found for reader in portion] == list(readers)
+    for portion, following in itertools.pairwise(found):
+        assert refit_bytes([*portion, following[0]]) > allowed
+    assert all(len(portion) == 1 or refit_bytes(portion) <= allowed for portion in found)
+    assert len(found) == (1 if share == 1 else len(readers) if share == 0 else len(found))
+    assert portions([], allowed) == []
 
 
 def test_random_coalitions_are_worth_no_more_than_all() -> None:
@@ -172,7 +202,7 @@ def test_random_coalitions_are_worth_no_more_than_all() -> None:
 def test_outputs_belong_to_the_units_of_their_channels(name: str) -> None:
     graph = traced(name)
     game = game_of(graph, 2)
-    for reader, layer in zip(game.readers, game._layers, strict=True):
+    for reader, layer in zip(game.readers, game._layers(), strict=True):
         node, weight = reader.layer.node, graph.program.module.get_parameter(reader.layer.weight)
         rank = len(graph.analysis.values[node, None].shape)
         units = graph.axes.get((node, None), {}).get(rank + 1 - weight.dim())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from graphprune.game import refits
 from graphprune.game.moments import with_one
 from graphprune.game.readers import Block, readers_of
 from graphprune.game.refits import Refits, inverse_moments
@@ -93,6 +94,16 @@ def test_what_errors_would_rise_by(absent: set[int], rows: Tensor, weight: Tenso
         for unit, rise in zip(here.units.tolist(), found, strict=True):
             after = squared_errors(rows, weight, kept_without({*absent, unit}))
             torch.testing.assert_close(rise, after - before, rtol=1e-7, atol=1e-9)
+
+
+def test_rises_are_the_same_unit_by_unit(
+    rows: Tensor, weight: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = torch.arange(COLUMNS - 1).reshape(-1, 2)
+    together = refits_of(rows, weight).rises(units)
+    monkeypatch.setattr(refits, "_NUMBERS", 1)
+    torch.testing.assert_close(refits_of(rows, weight).rises(units), together)
+    assert refits_of(rows, weight).rises(units[:0]).shape == (0, OUTPUTS)
 
 
 def test_looking_changes_nothing(rows: Tensor, weight: Tensor) -> None:
