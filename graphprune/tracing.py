@@ -66,10 +66,11 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         example_inputs: Positional inputs; tensors have the batch as their first dim.
 
     Raises:
-        TraceError: ``torch.export`` refuses the model, it writes in place where that cannot be
-            followed, a name in it is not one that can be written into generated code, a size in it
+        TraceError: That is no module or no tuple, ``torch.export`` refuses the model, it writes in
+            place where that cannot be followed, a name in it is not one that can be written into generated code, a size in it
             depends on the data, or the trace computes something else than the model.
     """
+    _require_types(model, example_inputs)
     check_names(model)
     inputs = _with_batch_of_two(tuple(example_inputs))
     evaluated = _evaluation_copy(model)
@@ -89,6 +90,25 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
         batch_size=_batch_size(inputs),
         traced_from=WeakValueDictionary(model.named_parameters(remove_duplicate=False)),
     )
+
+
+def _require_types(model: object, example_inputs: object) -> None:
+    """Refuse what is passed in place of a module and of its inputs.
+
+    Raises:
+        TraceError: The model is no module, or the inputs are no tuple.
+    """
+    if not isinstance(model, nn.Module):
+        raise TraceError(
+            f"what is to be traced is of type {type(model).__name__}, not a torch.nn.Module",
+            hint="pass the module itself, program.module() of an ExportedProgram, or "
+            "graphprune.load_model(path).module of a file",
+        )
+    if not isinstance(example_inputs, (tuple, list)):
+        raise TraceError(
+            f"the example inputs are of type {type(example_inputs).__name__}, not a tuple",
+            hint="pass a tuple of all positional inputs: (x,) for one",
+        )
 
 
 def _require_known_sizes(module: fx.GraphModule) -> None:
