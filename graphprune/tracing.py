@@ -67,8 +67,9 @@ def trace_program(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedPr
 
     Raises:
         TraceError: That is no module or no tuple, ``torch.export`` refuses the model, it writes in
-            place where that cannot be followed, a name in it is not one that can be written into generated code, a size in it
-            depends on the data, or the trace computes something else than the model.
+            place where that cannot be followed, a name in it is not one that can be written into
+            generated code, a size in it depends on the data, or the trace computes something else
+            than the model.
     """
     _require_types(model, example_inputs)
     check_names(model)

@@ -22,7 +22,6 @@ from graphprune.artifacts import (
 from graphprune.data import DataSource, load_data
 from graphprune.errors import ArtifactError, ModelError, TraceError
 from graphprune.export import load_program
-from graphprune.game.masking import mask_network
 from graphprune.graph import DependencyGraph, Kept, trace
 from graphprune.load import LoadedModel, ModelSource, load_model
 from graphprune.load.source import SpecKind
@@ -31,7 +30,7 @@ from graphprune.pipeline.options import Common, ValidateOptions
 from graphprune.pipeline.subject import check_owner, prepare, renumbered
 from graphprune.releasing import give_up_weights, release, size_of
 from graphprune.selection import PruningPlan
-from graphprune.surgery import cut
+from graphprune.surgery import PrunedModel, cut
 from graphprune.tracing import named_tensors
 from graphprune.verify import (
     THOROUGH,
@@ -134,7 +133,7 @@ def validate_files(
 def compare_with_original(
     graph: DependencyGraph,
     kept: Kept,
-    unrepaired: nn.Module,
+    unrepaired: PrunedModel,
     settings: Settings = THOROUGH,
 ) -> Check:
     """Check that the masked original is the network that was cut from it.
@@ -150,7 +149,7 @@ def compare_with_original(
     """
     # Cutting leaves as much behind as its largest weight takes.
     release(size_of(unrepaired))
-    check = check_masked(unrepaired, mask_network(graph, kept, shared=True), settings)
+    check = check_masked(graph, kept, unrepaired, settings)
     give_up_weights(graph.program.module)
     return check
 

@@ -59,7 +59,7 @@ def find_divergence(
         return None
     node, origin = forms.makers[value], forms.origin(value)
     taking_part = [] if origin is None else forms.behind(origin)
-    weights = tuple(dict.fromkeys(_weights(taking_part))) or forms.initializers(value)
+    weights = weights_of(taking_part) or forms.initializers(value)
     expected = None if origin is None else forms.ours[origin]
     return Divergence(
         case=case.name,
@@ -70,7 +70,7 @@ def find_divergence(
         module=next(filter(None, map(module_path, taking_part)), _owner(weights)),
         source=next(filter(None, map(source_line, taking_part)), ""),
         weights=weights,
-        groups=_groups(weights, graph),
+        groups=groups_of(weights, graph),
         witness=forms.witness(value, expected),
     )
 
@@ -220,15 +220,17 @@ def _error(reference: Tensor, other: Tensor) -> float:
     return float("inf") if math.isnan(error) else error
 
 
-def _weights(nodes: Iterable[fx.Node]) -> list[str]:
-    return [str(node.target) for node in nodes if node.op == "get_attr"]
+def weights_of(nodes: Iterable[fx.Node]) -> tuple[str, ...]:
+    """Return the names of weights that are among some nodes, none twice."""
+    return tuple(dict.fromkeys(str(node.target) for node in nodes if node.op == "get_attr"))
 
 
 def _owner(weights: Sequence[str]) -> str:
     return weights[0].rpartition(".")[0] if weights else ""
 
 
-def _groups(weights: Sequence[str], graph: DependencyGraph | None) -> tuple[str, ...]:
+def groups_of(weights: Sequence[str], graph: DependencyGraph | None) -> tuple[str, ...]:
+    """Return the groups whose units weights produce, or else those that they read."""
     if graph is None:
         return ()
     by_role: Mapping[bool, list[str]] = {True: [], False: []}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import onnx
@@ -11,14 +12,16 @@ from torch import Tensor, fx
 
 from graphprune.runtime import CPU, Session, session_options
 from graphprune.verify.cases import Case, tensors_of
+from graphprune.verify.precision import Widening
 
 
-class _Recorder(fx.Interpreter):
+class _Recording(fx.Interpreter):
     """Runs a graph and keeps every tensor of numbers that its nodes compute."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.values: dict[fx.Node, Tensor] = {}
+    @cached_property
+    def values(self) -> dict[fx.Node, Tensor]:
+        """What was computed, by node."""
+        return {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -27,12 +30,29 @@ class _Recorder(fx.Interpreter):
         return value
 
 
+class _WideRecording(_Recording, Widening):
+    """Does so in float64."""
+
+
 def torch_values(module: fx.GraphModule, case: Case) -> dict[fx.Node, Tensor]:
     """Return what every node computes, inputs included, in the order of the graph."""
-    recorder = _Recorder(module)
+    recorder = _Recording(module)
     with torch.no_grad():
         recorder.run(*case.inputs)
     return recorder.values
+
+
+def wide_values(module: fx.GraphModule, inputs: tuple[Any, ...]) -> dict[str, Tensor]:
+    """Return what nodes compute in float64, by name, in the order of the graph.
+
+    Args:
+        module: The network; it is not changed.
+        inputs: Its flat inputs, in float64 where they are floats.
+    """
+    recorder = _WideRecording(module)
+    with torch.no_grad():
+        recorder.run(*inputs)
+    return {node.name: value for node, value in recorder.values.items()}
 
 
 def onnx_values(file: onnx.ModelProto, case: Case) -> dict[str, Tensor]:

@@ -37,13 +37,19 @@ class _Wide(nn.Module):
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__()
-        self._interpreter = _Widening(module)
+        self._interpreter = Widening(module)
 
     def forward(self, *inputs: Any) -> Any:
         return self._interpreter.run(*inputs)
 
 
-class _Widening(fx.Interpreter):
+class Widening(fx.Interpreter):
+    """Runs a graph node by node in float64; nodes keep their names.
+
+    Args:
+        module: The network; it is not changed.
+    """
+
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module, graph=_widened(module.graph))
 

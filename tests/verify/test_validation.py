@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from graphprune.data import as_batches
 from graphprune.errors import ArtifactError, DataError, OptionError, ValidationError
 from graphprune.export import export_onnx, load_program, save_program
-from graphprune.game.masking import mask_network
 from graphprune.graph import trace
 from graphprune.runtime import Session, open_session
 from graphprune.surgery import PrunedModel, cut
@@ -66,7 +65,7 @@ def test_all_forms_of_one_network_pass(name: str, folder: Path) -> None:
         given.pruned,
         exported(name, folder),
         reloaded=load_program(folder / "pruned.pt2"),
-        extra=(check_masked(given.pruned, mask_network(given.graph, given.kept)),),
+        extra=(check_masked(given.graph, given.kept, given.pruned),),
     )
 
     raise_for(report)
@@ -144,15 +143,15 @@ def test_a_masked_network_of_other_units_is_found() -> None:
     given = subject("Residual")
     other = random_kept(given.graph, 0.3, 1)
 
-    assert check_masked(given.pruned, mask_network(given.graph, given.kept)).ok
-    assert not check_masked(given.pruned, mask_network(given.graph, other)).ok
+    assert check_masked(given.graph, given.kept, given.pruned).ok
+    assert not check_masked(given.graph, other, given.pruned).ok
 
 
 def test_a_masked_network_is_not_the_repaired_one() -> None:
     given = subject("Residual")
     repaired = damaged(given.pruned, "stem.1.running_mean", 0.5)
 
-    assert not check_masked(repaired, mask_network(given.graph, given.kept)).ok
+    assert not check_masked(given.graph, given.kept, repaired).ok
 
 
 def test_a_reloaded_network_with_another_weight_is_found(folder: Path) -> None:
@@ -330,7 +329,7 @@ def test_resnet18(tmp_path: Path) -> None:
         pruned,
         tmp_path / "pruned.onnx",
         reloaded=load_program(tmp_path / "pruned.pt2"),
-        extra=(check_masked(pruned, mask_network(graph, kept)),),
+        extra=(check_masked(graph, kept, pruned),),
     )
 
     raise_for(report)
