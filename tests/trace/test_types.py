@@ -15,14 +15,14 @@ X = torch.randn(2, 4)
 @pytest.mark.parametrize("given", ["model.pt", nn.Linear(4, 3).state_dict(), nn.Linear])
 def test_what_is_no_module_is_refused(given: object) -> None:
     name = type(given).__name__
-    with pytest.raises(TraceError, match=f"of type {name}, not a torch.nn.Module") as caught:
+    with pytest.raises(TraceError, match=f"of type {name}, not") as caught:
         gp.trace(given, (X,))
     assert "load_model" in str(caught.value.hint)
 
 
 def test_a_program_is_refused_but_its_module_is_not() -> None:
     program = torch.export.export(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)).eval(), (X,))
-    with pytest.raises(TraceError, match="ExportedProgram, not a torch.nn.Module") as caught:
+    with pytest.raises(TraceError, match="type ExportedProgram, not") as caught:
         gp.trace(program, (X,))
     assert "program.module()" in str(caught.value.hint)
     assert gp.trace(program.module(), (X,)).n_units == 8
