@@ -43,7 +43,7 @@ UNCHECKED_STRENGTH = 1e-2
 """The ridge where there are no held-out images to choose one by."""
 
 ROWS_PER_COLUMN = 15
-FEWEST_ROWS = 10_000
+FEWEST_ROWS = 20_000
 MOST_ROWS = 80_000
 
 ROUNDS = 5
