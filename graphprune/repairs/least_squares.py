@@ -13,8 +13,9 @@ last layer is then fitted to the predictions (:mod:`graphprune.repairs.predictio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor, fx
@@ -48,6 +49,9 @@ MOST_ROWS = 80_000
 
 ROUNDS = 5
 """Most fits towards targets that give way, after the first."""
+
+HELD = 64 * 2**20
+"""Bytes of a change that is held while it is compared with others."""
 
 WIDEST = 8192
 """Layers of more columns are given fewer rows than that, so that the dual problem is small."""
@@ -262,20 +266,24 @@ class _Fit:
             What it is worth, and the change; None where none lowers the error.
         """
         before = error(checked, None)
-        best, chosen = LayerGain(layer=layer, before=before, after=before, ridge=None), None
+        best = LayerGain(layer=layer, before=before, after=before, ridge=None)
         for strength, change in self._candidates(strengths):
             after = error(checked, change)
+            del change  # of wide layers not two are held at once, here and below
             if after < best.after:
-                best, chosen = replace(best, after=after, ridge=strength), change
+                best = replace(best, after=after, ridge=strength)
+        if best.ridge is None:
+            return best, None
+        fits = self._fits(best.ridge)
+        chosen = _if_small(next(fits))
+        for change in islice(fits, ROUNDS if self._windowed else 0):
+            after, small = error(checked, change), _if_small(change)
             del change
-        if best.ridge is None or chosen is None or not self._windowed:
-            return best, chosen
-        for change in self._rounds(chosen, best.ridge, ROUNDS):
-            after = error(checked, change)
             if not after < best.after:
                 break
-            best, chosen = replace(best, after=after, rounds=best.rounds + 1), change
-        return best, chosen
+            best, chosen = replace(best, after=after, rounds=best.rounds + 1), small
+        fits.close()
+        return best, self.again(best) if chosen is None else chosen
 
     def _candidates(self, strengths: Sequence[float]) -> Iterator[tuple[float, Change]]:
         """Solve for one strength after the other: solutions of wide layers are large."""
@@ -286,25 +294,35 @@ class _Fit:
     def again(self, decided: LayerGain) -> Change:
         """Return the change of the ridge and the rounds that have been chosen before."""
         assert decided.ridge is not None
-        change = self._solved(self.problem, decided.ridge)
-        for found in self._rounds(change, decided.ridge, decided.rounds):
-            change = found
-        return change
+        fits = self._fits(decided.ridge)
+        for _ in range(decided.rounds):
+            next(fits)
+        return next(fits)
 
     @property
     def _windowed(self) -> bool:
         """Whether not all of the layer's output is seen."""
         return bool(self.parts) and self.parts[0].limits is not None
 
-    def _rounds(self, change: Change, strength: float, count: int) -> Iterator[Change]:
-        """Fit again and again towards what gives way where nothing is seen."""
-        for _ in range(count):
-            aims = ((part.columns, part.aim(change)) for part in self.parts)
-            change = self._solved(self.problem.aimed(aims), strength)
+    def _fits(self, strength: float) -> Generator[Change]:
+        """Fit, and then again and again towards what gives way where nothing is seen."""
+        problem = self.problem
+        while True:
+            change = self._solved(problem, strength)
             yield change
+            problem = self.problem.aimed(self._aims(change))
+            del change
+
+    def _aims(self, change: Change) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((part.columns, part.aim(change)) for part in self.parts)
 
     def _solved(self, problem: LeastSquares, strength: float) -> Change:
         return next(problem.solutions((strength,))) if self.weights else problem.shift()
+
+
+def _if_small(change: Change) -> Change | None:
+    """Return a change unless it is better made anew than held while others are made."""
+    return change if change.weight.nbytes <= HELD else None
 
 
 class _Rows:

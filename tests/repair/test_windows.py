@@ -16,7 +16,7 @@ from graphprune.repairs.lockstep import Walk, shelf
 from graphprune.repairs.ridge import Change, LeastSquares
 from graphprune.repairs.samples import Sample, error
 from graphprune.repairs.windows import limits, window_of
-from graphprune.surgery import cut
+from graphprune.surgery import PrunedModel, cut
 from tests.helpers import randomize
 from tests.repair.test_targets import Residual, layer_named, prepared
 
@@ -191,7 +191,7 @@ def test_rounds_end_at_the_minimum_of_the_convex_error():
     torch.testing.assert_close(change.bias[0], bias.detach(), rtol=1e-3, atol=1e-4)
 
 
-def test_a_refit_behind_a_rectifier_looks_at_what_it_lets_through(monkeypatch):
+def a_plain_network() -> tuple[PrunedModel, Tensor]:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4)
@@ -200,10 +200,26 @@ def test_a_refit_behind_a_rectifier_looks_at_what_it_lets_through(monkeypatch):
     images = torch.randn(512, 6, generator=torch.Generator().manual_seed(1)).double()
     kept = graph.all_kept()
     kept[:12] = False
-    pruned = cut(graph, kept)
+    return cut(graph, kept), images
+
+
+def test_a_refit_behind_a_rectifier_looks_at_what_it_lets_through(monkeypatch):
+    pruned, images = a_plain_network()
     found = repair(pruned, as_batches(images), "least-squares")
     assert found.layers[0].rounds > 0
     monkeypatch.setattr("graphprune.repairs.least_squares.ROUNDS", 0)
     without = repair(pruned, as_batches(images), "least-squares")
     assert without.layers[0].rounds == 0
     assert found.layers[0].after < 0.97 * without.layers[0].after
+
+
+def test_fits_made_anew_are_those_that_were_held(monkeypatch):
+    """Changes of wide layers are not held while others are made."""
+    pruned, images = a_plain_network()
+    held = repair(pruned, as_batches(images), "least-squares")
+    monkeypatch.setattr("graphprune.repairs.least_squares.HELD", -1)
+    anew = repair(pruned, as_batches(images), "least-squares")
+    assert anew.layers == held.layers
+    assert max(gain.rounds for gain in anew.layers) > 0
+    tensors = dict(held.model.named_parameters())
+    assert all(torch.equal(tensors[name], p) for name, p in anew.model.named_parameters())
