@@ -95,12 +95,13 @@ class LeastSquares:
         for columns, residuals in self._rows:
             found = _Moments(
                 count=columns.shape[1],
-                gram=(columns.mT @ columns).double(),
-                cross=(columns.mT @ residuals).double(),
+                gram=columns.mT @ columns,
+                cross=columns.mT @ residuals,
                 columns=columns.double().sum(1),
                 residuals=residuals.double().sum(1),
             )
-            self._moments = found if self._moments is None else self._moments.plus(found)
+            own = self._moments
+            self._moments = found.in_double() if own is None else own.plus(found)
         self._rows, self._waiting = [], 0
 
     def _primal(self, strengths: Sequence[float]) -> Iterator[Change]:
@@ -109,9 +110,9 @@ class LeastSquares:
         gram, cross = moments.gram / moments.count, moments.cross / moments.count
         columns, residuals = moments.columns / moments.count, moments.residuals / moments.count
         size = gram.diagonal(dim1=1, dim2=2).mean(1)
-        if self._intercept:
-            gram = gram - columns[:, :, None] * columns[:, None, :]
-            cross = cross - columns[:, :, None] * residuals[:, None, :]
+        if self._intercept:  # in place: of wide layers these are as large as the layer
+            gram.baddbmm_(columns[:, :, None], columns[:, None, :], alpha=-1)
+            cross.baddbmm_(columns[:, :, None], residuals[:, None, :], alpha=-1)
         for strength in strengths:
             yield self._change(_solved(gram, strength * size, cross).mT, columns, residuals)
 
@@ -149,7 +150,11 @@ class _Moments:
     columns: Tensor
     residuals: Tensor
 
+    def in_double(self) -> _Moments:
+        return replace(self, gram=self.gram.double(), cross=self.cross.double())
+
     def plus(self, other: _Moments) -> _Moments:
+        """Add others, of any precision, to these, which are given up."""
         return _Moments(
             count=self.count + other.count,
             gram=self.gram.add_(other.gram),
@@ -170,12 +175,15 @@ def _solved(matrix: Tensor, ridge: Tensor, right: Tensor) -> Tensor:
             "the network's activations on the calibration images are not finite",
             hint="check their --mean and --std, or use --repair none",
         )
-    least = 1e-12 * matrix.diagonal(dim1=1, dim2=2).mean(1) + 1e-300
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    own = diagonal.clone()
+    least = 1e-12 * own.mean(1) + 1e-300
     for _ in range(_TRIES):
-        # An addend for each group that is at least large enough to be seen in float64.
-        ridged = matrix.clone()
-        ridged.diagonal(dim1=1, dim2=2).add_(torch.maximum(ridge, least)[:, None])
-        factor, failed = torch.linalg.cholesky_ex(ridged)
+        # An addend for each group that is at least large enough to be seen in float64. It is taken
+        # back, since a copy of the matrix may be as large as the network.
+        diagonal.add_(torch.maximum(ridge, least)[:, None])
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        diagonal.copy_(own)
         if not bool(failed.any()):
             return torch.cholesky_solve(right, factor)
         least = least * 1e3
