@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,7 +10,7 @@ from graphprune.game.evaluation import MEMORY
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.progress import Progress, silent
 from graphprune.repairs import RepairResult, repair_in_place
-from graphprune.surgery import PrunedModel, cut
+from graphprune.surgery import PrunedModel, cut, cut_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +45,22 @@ def build(
         SurgeryError: ``kept`` does not fit the graph or would leave an axis empty.
         DataError: The method needs images and there are none, or they do not fit.
     """
-    return repaired(cut(graph, kept), partial(cut, graph, kept), data, repairing)
+    return repaired(graph, kept, cut(graph, kept), data, repairing)
 
 
 def repaired(
+    graph: DependencyGraph,
+    kept: Kept,
     smaller: PrunedModel,
-    cut_again: Callable[[], PrunedModel],
     data: CalibrationBatches | None,
     repairing: Repairing,
 ) -> RepairResult:
     """Repair a cut network, which becomes that of the result.
 
     Args:
+        graph: What it was cut from.
+        kept: For every unit whether it is kept.
         smaller: The network, as it was cut.
-        cut_again: Cuts it once more; a repair compares itself with that.
         data: Calibration images, if there are any.
         repairing: How to repair.
 
@@ -70,7 +71,7 @@ def repaired(
     method = "none" if repairing.method == "auto" and data is None else repairing.method
     return repair_in_place(
         smaller,
-        cut_again,
+        partial(cut_tensors, graph, kept),
         data,
         method,
         seed=repairing.seed,

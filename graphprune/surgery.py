@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,19 +150,42 @@ def sliced(tensor: Tensor, by_dim: dict[int, Indices]) -> Tensor:
     return tensor if by_dim else tensor.clone(memory_format=torch.contiguous_format)
 
 
+def cut_tensors(graph: DependencyGraph, kept: Kept) -> Iterator[tuple[str, Tensor]]:
+    """Yield what a cut network has of the original's parameters and buffers, by name.
+
+    One after the other, so that of a large network not all are held once more. Tensors that stay
+    whole are the original's own.
+
+    Args:
+        graph: The traced network; it is not changed.
+        kept: For every unit whether it is kept.
+    """
+    entries = _entries(graph, kept)
+    for name, tensor in named_tensors(graph.program.module).items():
+        own = tensor.detach()
+        yield name, sliced(own, entries[id(tensor)]) if id(tensor) in entries else own
+
+
 def _cut_tensors(graph: DependencyGraph, kept: Kept) -> dict[int, Any]:
     memo: dict[int, Any] = {}
-    for name, tensor in named_tensors(graph.program.module).items():
-        by_dim = kept_entries(graph, name, kept)
-        if not by_dim or id(tensor) in memo:
+    entries = _entries(graph, kept)
+    for tensor in named_tensors(graph.program.module).values():
+        if id(tensor) not in entries or id(tensor) in memo:
             continue
-        smaller = sliced(tensor.detach(), by_dim)
+        smaller = sliced(tensor.detach(), entries[id(tensor)])
         memo[id(tensor)] = (
             nn.Parameter(smaller, requires_grad=tensor.requires_grad)
             if isinstance(tensor, nn.Parameter)
             else smaller
         )
     return memo
+
+
+def _entries(graph: DependencyGraph, kept: Kept) -> dict[int, dict[int, Indices]]:
+    """Return what remains of tensors that shrink, by identity: they may have several names."""
+    named = named_tensors(graph.program.module).items()
+    found = ((id(tensor), kept_entries(graph, name, kept)) for name, tensor in named)
+    return {key: by_dim for key, by_dim in found if by_dim}
 
 
 def _shrinks(graph: DependencyGraph, node: fx.Node, kept: Kept) -> bool:

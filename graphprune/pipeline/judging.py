@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from graphprune.artifacts import AccuracyRecord, FaithfulnessRecord
 from graphprune.errors import DataError
-from graphprune.fidelity import Judge, judge_of
+from graphprune.fidelity import Fidelity, Judge, judge_of
 from graphprune.graph import Kept
 from graphprune.pipeline.recording import fidelity_record
 from graphprune.pipeline.subject import Subject
@@ -28,13 +28,36 @@ class Judged:
     fidelity: FaithfulnessRecord | None = None
 
 
-def judged(subject: Subject, kept: Kept, smaller: PrunedModel, repaired: RepairResult) -> Judged:
-    """Compare a network as it was cut, and as it was repaired, with the unpruned one."""
+@dataclass(frozen=True, kw_only=True)
+class AsCut:
+    """What calibration images say of a network as it was cut.
+
+    Args:
+        judge: Knows the images.
+        kept: For every unit whether it is kept.
+        fidelity: How near predictions are to the unpruned network's.
+    """
+
+    judge: Judge
+    kept: Kept
+    fidelity: Fidelity
+
+
+def judge_cut(subject: Subject, kept: Kept, smaller: PrunedModel) -> AsCut | None:
+    """Compare a network as it was cut with the unpruned one; None if that cannot be done."""
     judge = _judge(subject)
     if judge is None:
+        return None
+    return AsCut(judge=judge, kept=kept, fidelity=judge.judge(smaller, kept))
+
+
+def judge_repaired(as_cut: AsCut | None, repaired: RepairResult) -> Judged:
+    """Compare the network with the unpruned one as it was repaired, too."""
+    if as_cut is None:
         return Judged()
-    before, cut = judge.unpruned(), judge.judge(smaller, kept)
-    after = judge.judge(repaired.model, kept) if repaired.changed else cut
+    judge, cut = as_cut.judge, as_cut.fidelity
+    before = judge.unpruned()
+    after = judge.judge(repaired.model, as_cut.kept) if repaired.changed else cut
     fidelity = FaithfulnessRecord(
         n_images=after.n_images, cut=fidelity_record(cut), repaired=fidelity_record(after)
     )

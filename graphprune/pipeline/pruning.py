@@ -27,7 +27,7 @@ from graphprune.files import sha256_of
 from graphprune.latency import Bench, bench
 from graphprune.load import ModelSource
 from graphprune.pipeline.holding import holding
-from graphprune.pipeline.judging import Judged, judged
+from graphprune.pipeline.judging import Judged, judge_cut, judge_repaired
 from graphprune.pipeline.measuring import latency_record
 from graphprune.pipeline.noting import plan_notes
 from graphprune.pipeline.options import Common, PruneOptions, RankOptions
@@ -41,20 +41,19 @@ from graphprune.pipeline.recording import (
 from graphprune.pipeline.subject import Subject, renumbered
 from graphprune.pipeline.timing import timed
 from graphprune.pipeline.validation import (
-    compare_with_original,
     drop_divergence,
     planned_shapes,
     save_divergence,
     validation_record,
 )
 from graphprune.progress import Progress
-from graphprune.releasing import release, size_of
+from graphprune.releasing import give_up_weights, release, size_of
 from graphprune.repairs import RepairResult
 from graphprune.report import write_report, write_run_plots
 from graphprune.selection import PruningPlan
 from graphprune.staging import commit
 from graphprune.surgery import cut
-from graphprune.verify import Background, ValidationReport, validate
+from graphprune.verify import Background, ValidationReport, check_masked, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,8 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     """Cut, repair, export and validate what was selected, in a folder that is held.
 
     The files of the run replace those of the run before all at once, at the very end. The traced
-    network gives up its weights on the way, see :func:`compare_with_original`.
+    network gives up its weights on the way. What is told of the network as it was cut is found out
+    before it is repaired, so that a large one is not held a third time.
     """
     subject, plan, folder = selected.subject, selected.plan, RunFolder(common.out).staging
     kept = plan.kept(subject.graph)
@@ -97,15 +97,18 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
     size = size_of(subject.graph.program.module)
     release(size)
     with stages.next("prune"):
-        cut_again = partial(cut, subject.graph, kept)
-        smaller = cut_again()
+        smaller = cut(subject.graph, kept)
+        release(size)  # cutting leaves as much behind as its largest weight takes
+        masked = check_masked(subject.graph, kept, smaller)
+        as_cut = judge_cut(subject, kept, smaller)
+        release(size)
     with stages.next("repair"):
         repairs = repairing(options, common)
-        repaired = repaired_network(smaller, cut_again, subject.data, repairs)
+        repaired = repaired_network(subject.graph, kept, smaller, subject.data, repairs)
         release(size)
     with stages.next("judge"):
-        # What a repair has changed is cut again wherever it counts, and held no longer.
-        verdict = judged(subject, kept, cut_again() if repaired.changed else smaller, repaired)
+        verdict = judge_repaired(as_cut, repaired)
+        give_up_weights(subject.graph.program.module)
         release(size)
     with stages.next("save"):
         ranking_record = ranking_file(selected.ranking, subject.model, subject.source)
@@ -124,10 +127,6 @@ def carry_out(selected: Selected, options: PruneOptions, common: Common) -> Prun
         export_onnx(repaired.model, folder.onnx, metadata=metadata, program=program)
     release(size)
     with stages.next("validate"):
-        unrepaired = cut_again() if repaired.changed else repaired.model
-        masked = compare_with_original(subject.graph, kept, unrepaired)
-        del unrepaired
-        release(size)
         report = validate(
             repaired.model,
             folder.onnx,

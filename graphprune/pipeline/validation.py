@@ -22,7 +22,7 @@ from graphprune.artifacts import (
 from graphprune.data import DataSource, load_data
 from graphprune.errors import ArtifactError, ModelError, TraceError
 from graphprune.export import load_program
-from graphprune.graph import DependencyGraph, Kept, trace
+from graphprune.graph import DependencyGraph, trace
 from graphprune.load import LoadedModel, ModelSource, load_model
 from graphprune.load.source import SpecKind
 from graphprune.pipeline.holding import settle
@@ -30,14 +30,11 @@ from graphprune.pipeline.options import Common, ValidateOptions
 from graphprune.pipeline.subject import check_owner, prepare, renumbered
 from graphprune.releasing import give_up_weights, release, size_of
 from graphprune.selection import PruningPlan
-from graphprune.surgery import PrunedModel, cut
+from graphprune.surgery import cut
 from graphprune.tracing import named_tensors
 from graphprune.verify import (
-    THOROUGH,
     Background,
-    Check,
     Divergence,
-    Settings,
     ValidationReport,
     check_masked,
     drop_witness,
@@ -79,8 +76,11 @@ def validate_run(
     plan = plan_of(file, subject.graph)
     kept = plan.kept(subject.graph)
     smaller = cut(subject.graph, kept)
-    masked = compare_with_original(subject.graph, kept, smaller, options.settings)
     size = size_of(subject.graph.program.module)
+    release(size)  # cutting leaves as much behind as its largest weight takes
+    masked = check_masked(subject.graph, kept, smaller, options.settings)
+    # That is the last that the original's weights are needed for.
+    give_up_weights(subject.graph.program.module)
     release(size)
     reloaded = load_program(folder.program)
     same = same_weights(smaller, reloaded, changed=manifest.repair.changed)
@@ -128,30 +128,6 @@ def validate_files(
         settings=options.settings,
         background=background,
     )
-
-
-def compare_with_original(
-    graph: DependencyGraph,
-    kept: Kept,
-    unrepaired: PrunedModel,
-    settings: Settings = THOROUGH,
-) -> Check:
-    """Check that the masked original is the network that was cut from it.
-
-    That is the last that the original's weights are needed for: they are given up, so that a large
-    network is not held beside what onnxruntime makes of its file.
-
-    Args:
-        graph: The original.
-        kept: For every unit whether it is kept.
-        unrepaired: The network as it was cut.
-        settings: Batches and seeds.
-    """
-    # Cutting leaves as much behind as its largest weight takes.
-    release(size_of(unrepaired))
-    check = check_masked(graph, kept, unrepaired, settings)
-    give_up_weights(graph.program.module)
-    return check
 
 
 def planned_shapes(graph: DependencyGraph, plan: PruningPlan) -> dict[str, tuple[int, ...]]:

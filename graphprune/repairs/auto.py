@@ -8,6 +8,7 @@ from dataclasses import replace
 from graphprune.repairs.batchnorm import has_statistics, reestimate
 from graphprune.repairs.least_squares import least_squares
 from graphprune.repairs.registry import Outcome, RepairJob, register, reset
+from graphprune.tracing import named_tensors
 
 
 @register("auto", guarded=True)
@@ -21,7 +22,7 @@ def auto(job: RepairJob) -> Outcome:
     ours, theirs = (job.judge.judge(model, job.source.kept).kl for model in (job.model, other))
     if ours <= theirs:
         return refitted
-    reset(job.model, other)
+    reset(job.model, named_tensors(other).items())
     reason = (
         "batch norm statistics come nearer to the unpruned network on held-out images than least "
         f"squares (a divergence of {theirs:.4g} against {ours:.4g})"

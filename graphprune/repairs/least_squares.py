@@ -206,11 +206,15 @@ class _Refit:
     def _apply(self, layer: LinearLayer, change: Change, sink: _Sink | None) -> None:
         weight = self._job.model.get_parameter(layer.weight)
         if self._weights:
-            matrix = layer.layout.matrix(weight)
-            added = change.weight.add_(matrix)  # in place and in float64: both may be large
-            weight.copy_(layer.layout.weight(added, weight))
+            # In place and in float64, row by row: torch widens what is added, which may be large.
+            for own, row in zip(change.weight.flatten(0, 1), self._rows_of(layer), strict=True):
+                own.add_(row)
+            weight.copy_(layer.layout.weight(change.weight, weight))
         if sink is not None:
             sink.tensor.add_(sink.sign * change.bias.flatten().to(sink.tensor.dtype))
+
+    def _rows_of(self, layer: LinearLayer) -> Tensor:
+        return layer.layout.matrix(self._job.model.get_parameter(layer.weight)).flatten(0, 1)
 
     # ---- what rows ask ------------------------------------------------------------------------
 

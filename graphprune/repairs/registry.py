@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from graphprune.data import CalibrationBatches
 from graphprune.errors import DataError, OptionError, SurgeryError
@@ -23,6 +24,9 @@ FEWEST_HELD_OUT = 4
 
 HELD_OUT = 8
 """One in so many images is held out."""
+
+NamedTensors = Iterable[tuple[str, Tensor]]
+"""A network's parameters and buffers, of which not all need to be held at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,20 +213,20 @@ def repair(
         DataError: The method needs images and there are none, or they do not fit the network.
         SurgeryError: The images make a weight NaN or infinite.
     """
-
-    def as_cut() -> PrunedModel:
-        # In training mode a network would not only predict otherwise, but change its statistics.
-        return copy.deepcopy(pruned).eval() if pruned.training else pruned
-
-    model = copy.deepcopy(pruned).eval()
     return repair_in_place(
-        model, as_cut, data, method, seed=seed, max_memory=max_memory, progress=progress
+        copy.deepcopy(pruned).eval(),
+        lambda: named_tensors(pruned).items(),
+        data,
+        method,
+        seed=seed,
+        max_memory=max_memory,
+        progress=progress,
     )
 
 
 def repair_in_place(
     model: PrunedModel,
-    as_cut: Callable[[], PrunedModel],
+    as_cut: Callable[[], NamedTensors],
     data: CalibrationBatches | None,
     method: str,
     *,
@@ -234,7 +238,8 @@ def repair_in_place(
 
     Args:
         model: The network, in evaluation mode; it becomes that of the result.
-        as_cut: Returns what ``model`` was, in evaluation mode; asked for when it is refitted.
+        as_cut: Returns the parameters and buffers that ``model`` had; asked for when it is
+            refitted.
         data: As for :func:`repair`, like all that follows.
         method: One of :func:`available`.
         seed: Seed of everything random.
@@ -263,9 +268,11 @@ def repair_in_place(
         max_memory=max_memory,
         progress=progress,
     )
+    before = None
+    if entry.guarded and job.judge is not None:
+        before = job.judge.judge(model, job.source.kept)
     outcome = _run(method, job)
-    before = as_cut()
-    changed = _changed(before, model, method)
+    changed = _changed(as_cut(), model, method)
     result = RepairResult(
         model=model,
         method=outcome.method or method,
@@ -274,13 +281,12 @@ def repair_in_place(
         layers=outcome.layers,
     )
     if entry.guarded:
-        result = _guarded(result, before, job)
+        result = _guarded(result, before, as_cut, job)
     if held_out is None or not result.changed or not _entry(result.method).settled:
         return result
     # Now to all images, with all that was chosen on those held out. What was measured stays what
     # it was measured on: a network that had not seen them.
-    reset(model, before)
-    del before  # not held while the network is refitted
+    reset(model, as_cut())
     last = replace(job, data=images, held_out=None, judge=None, decided=outcome.layers)
     settled = _run(result.method, last)
     changed = _changed(as_cut(), model, result.method)
@@ -296,15 +302,13 @@ def _said(notes: tuple[str, ...], outcome: Outcome) -> tuple[str, ...]:
     return notes if outcome.reason is None else (*notes, outcome.reason)
 
 
-def reset(model: PrunedModel, other: PrunedModel) -> None:
-    """Give a network the weights and buffers of another one of the same structure.
-
-    In place, so that a large network is not held once more.
-    """
+def reset(model: PrunedModel, others: NamedTensors) -> None:
+    """Give a network other weights and buffers, in place, so that it is not held once more."""
     tensors = named_tensors(model)
     with torch.no_grad():
-        for name, tensor in named_tensors(other).items():
-            tensors[name].copy_(tensor)
+        for name, tensor in others:
+            if name in tensors:
+                tensors[name].copy_(tensor)
 
 
 def _entry(method: str) -> _Entry:
@@ -349,12 +353,16 @@ def _why_unchecked(job: RepairJob) -> str:
     return "the network returns no predictions to compare"
 
 
-def _guarded(result: RepairResult, as_cut: PrunedModel, job: RepairJob) -> RepairResult:
+def _guarded(
+    result: RepairResult,
+    before: Fidelity | None,
+    as_cut: Callable[[], NamedTensors],
+    job: RepairJob,
+) -> RepairResult:
     """Keep a repair only if it brings predictions on held-out images nearer to the unpruned's."""
-    if job.judge is None:
+    if job.judge is None or before is None:
         return replace(result, notes=(*result.notes, f"{_why_unchecked(job)}: nothing was checked"))
-    kept = job.source.kept
-    before, after = (job.judge.judge(model, kept) for model in (as_cut, result.model))
+    after = job.judge.judge(result.model, job.source.kept)
     judged = replace(result, before=before, after=after)
     # Predictions of a network that was merely cut need not be finite.
     if not result.changed or (math.isfinite(after.kl) and not before.kl <= after.kl):
@@ -363,7 +371,7 @@ def _guarded(result: RepairResult, as_cut: PrunedModel, job: RepairJob) -> Repai
         f"{result.method} was not kept: on {after.n_images} held-out images the divergence from "
         f"the unpruned network would be {after.kl:.4g} instead of {before.kl:.4g}"
     )
-    reset(result.model, as_cut)
+    reset(result.model, as_cut())
     return replace(
         judged,
         method="none",
@@ -373,14 +381,16 @@ def _guarded(result: RepairResult, as_cut: PrunedModel, job: RepairJob) -> Repai
     )
 
 
-def _changed(as_cut: PrunedModel, model: PrunedModel, method: str) -> tuple[str, ...]:
+def _changed(as_cut: NamedTensors, model: PrunedModel, method: str) -> tuple[str, ...]:
     """Return what a repair has changed.
 
     Raises:
         SurgeryError: Something is not finite any more.
     """
-    before, after = named_tensors(as_cut), named_tensors(model)
-    changed = tuple(name for name in before if not torch.equal(before[name], after[name]))
+    after = named_tensors(model)
+    changed = tuple(
+        name for name, tensor in as_cut if name in after and not torch.equal(tensor, after[name])
+    )
     # NaN is both ends of what holds one; isfinite would take more memory than the tensor itself.
     ends = {name: after[name].detach().aminmax() for name in changed if after[name].numel()}
     broken = [name for name, both in ends.items() if not all(map(math.isfinite, both))]

@@ -95,6 +95,7 @@ _BY_SIZE = ("--criterion", "group-magnitude")
 _SHAPLEY = ("--criterion", "shapley", "--budget", "2", "--data")
 _CUT = (*_BY_SIZE, "--ratio", "0.3", "--repair", "none")
 _REFITTED = ("--ratio", "0.3", "--repair", "least-squares")
+_LITTLE = ("--ratio", "0.1", "--repair", "least-squares")
 
 Command = tuple[str, ...]
 
@@ -156,8 +157,9 @@ def test_a_network_of_66_mib_is_pruned_and_validated(tmp_path: Path) -> None:
         (("rank", *_MLP, *_BY_SIZE),),
         (("prune", *_MLP, *_CUT), ("validate",)),
         (("rank", *_MLP, *_SHAPLEY, "networks.py:images"), ("prune", *_REFITTED), ("validate",)),
+        (("prune", *_MLP, *_BY_SIZE, *_LITTLE, "--data", "networks.py:images"),),
     ],
-    ids=["rank", "cut", "refitted"],
+    ids=["rank", "cut", "refitted", "a little"],
 )
 def test_a_network_of_414_mib_is_held_less_than_three_times(
     tmp_path: Path, commands: tuple[Command, ...]
