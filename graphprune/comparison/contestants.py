@@ -46,7 +46,8 @@ class Contestant:
         semivalue: Which coalitions count.
         budget: Coalitions per player.
         for_ratio: Largest share of multiply-accumulates that it expects to go.
-        for_repair: The repair that it looks ahead to; networks are judged before one, too.
+        for_repair: The repair that it looks ahead to; ``auto`` for the one of each cell, as ``prune``
+            does.
     """
 
     label: str
@@ -58,7 +59,7 @@ class Contestant:
     semivalue: str = "shapley"
     budget: int | None = None
     for_ratio: float = DEFAULT_BAND
-    for_repair: str = "none"
+    for_repair: str = "auto"
 
     @property
     def source(self) -> str:
@@ -107,7 +108,7 @@ def _contestant(given: str | UserCriterion) -> Contestant:
         semivalue=settings.get("semivalue", "shapley"),
         budget=_number(given, settings, "budget", int),
         for_ratio=DEFAULT_BAND if band is None else band,
-        for_repair=settings.get("for-repair", "none"),
+        for_repair=settings.get("for-repair", "auto"),
     )
 
 

@@ -36,7 +36,8 @@ from graphprune.game.evaluation import DEFAULT, Running
 from graphprune.graph import DependencyGraph
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking
-from graphprune.selection import select
+from graphprune.selection import Budget, PruningPlan, select_within
+from graphprune.weighing import weigh
 
 
 def compare(
@@ -211,22 +212,27 @@ class _Run:
         return bool(missing)
 
     def _cell(self, trial: Trial, ratio: float, method: str) -> Cell:
-        asked = self._found.conditions
-        plan = select(
-            self._ranking(trial),
+        repairing = Repairing(method=method, seed=trial.seed, max_memory=self._running.max_memory)
+        plan = self._plan(trial, ratio, repairing)
+        kept = plan.kept(self._graph)
+        start = time.perf_counter()
+        repaired = build(self._graph, kept, self._images.drawn(trial.seed), repairing)
+        seconds = time.perf_counter() - start
+        fidelity = self._judge.judge(repaired.model, kept)
+        return cell_of(trial, (method, repaired.method), plan, fidelity, seconds)
+
+    def _plan(self, trial: Trial, ratio: float, repairing: Repairing) -> PruningPlan:
+        """Select as ``prune`` does: by whichever scores leave more after the repair."""
+        asked, ranking = self._found.conditions, self._ranking(trial)
+        budget = Budget(
             ratio=ratio,
             of=asked.of,
             scope=asked.scope,
             min_units=asked.min_units,
             round_to=asked.round_to,
         )
-        kept = plan.kept(self._graph)
-        start = time.perf_counter()
-        repairing = Repairing(method=method, seed=trial.seed, max_memory=self._running.max_memory)
-        repaired = build(self._graph, kept, self._images.drawn(trial.seed), repairing)
-        seconds = time.perf_counter() - start
-        fidelity = self._judge.judge(repaired.model, kept)
-        return cell_of(trial, (method, repaired.method), plan, fidelity, seconds)
+        weighed = weigh(ranking, self._images.drawn(trial.seed), budget, repairing)
+        return select_within(ranking, budget) if weighed is None else weighed.best.plan
 
     def _add(self, cell: Cell) -> None:
         self._cells.add(_key(cell))

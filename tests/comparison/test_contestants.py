@@ -37,7 +37,7 @@ def test_what_a_ranking_is_made_for_can_be_set() -> None:
         ["shapley@for-ratio=0.3@for-repair=least-squares", "shapley"], floor=False
     )
     assert (found.for_ratio, found.for_repair) == (0.3, "least-squares")
-    assert (default.for_ratio, default.for_repair) == (DEFAULT_BAND, "none")
+    assert (default.for_ratio, default.for_repair) == (DEFAULT_BAND, "auto")
 
 
 @pytest.mark.parametrize(

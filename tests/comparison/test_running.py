@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import graphprune as gp
+from graphprune.building import Repairing
 from graphprune.comparison import CompareOptions, Comparison, Images, arrange, compare
 from graphprune.criteria import RankRequest, rank
 from graphprune.data import CalibrationBatches
@@ -17,8 +18,9 @@ from graphprune.fidelity import Judge
 from graphprune.graph import DependencyGraph
 from graphprune.ranking import Ranking
 from graphprune.repairs import repair
-from graphprune.selection import select
+from graphprune.selection import Budget, select, select_within
 from graphprune.surgery import cut
+from graphprune.weighing import weigh
 from tests.comparison.subjects import OPTIONS, X, Y, data, graph_of, images
 
 
@@ -120,7 +122,28 @@ def test_rankings_are_made_for_what_their_settings_say(monkeypatch: pytest.Monke
         seeds=1, repairs=("none",), floor=False,
     )  # fmt: skip
     compare(graph_of(), data(), None, options)
-    assert asked == [(0.1, "none"), (0.5, "least-squares")]
+    assert asked == [(0.1, "auto"), (0.5, "least-squares")]
+
+
+def test_plans_look_ahead_to_the_repair_of_their_cell() -> None:
+    options = replace(
+        OPTIONS, criteria=("shapley", "shapley@for-repair=none"), ratios=(0.5,), seeds=1,
+        repairs=("none", "least-squares"), floor=False, robustness=False, oracle=(),
+    )  # fmt: skip
+    graph, arranged = graph_of(), images()
+    found = compare(graph, data(), None, options)
+    cells = {(cell.criterion, cell.repair): cell for cell in found.cells}
+    drawn, budget = arranged.drawn(0), Budget(ratio=0.5, of="macs")
+    ranking = rank(graph, drawn)
+    weighed = weigh(ranking, drawn, budget, Repairing(method="least-squares"))
+    assert weighed is not None  # so plans differ
+    plans = {"none": select_within(ranking, budget), "least-squares": weighed.best.plan}
+    for method, plan in plans.items():
+        kept = plan.kept(graph)
+        pruned = repair(cut(graph, kept), drawn, method=method).model
+        assert cells["shapley", method].kl == Judge(graph, arranged.judging).judge(pruned, kept).kl
+    masked = cells["shapley@for-repair=none", "none"]
+    assert masked.kl == cells["shapley", "none"].kl
 
 
 def test_where_nothing_can_be_compared_the_reason_is_raised() -> None:
