@@ -46,8 +46,7 @@ class Contestant:
         semivalue: Which coalitions count.
         budget: Coalitions per player.
         for_ratio: Largest share of multiply-accumulates that it expects to go.
-        for_repair: The repair that it looks ahead to; ``auto`` for the one of each cell, as ``prune``
-            does.
+        for_repair: The repair that it looks ahead to; ``auto`` for that of each cell, as ``prune``.
     """
 
     label: str
