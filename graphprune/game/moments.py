@@ -82,9 +82,9 @@ def _held(reader: Reader) -> int:
 
 
 def _beside(reader: Reader) -> int:
-    """Return what a refit takes: an inverse, a copy of it, and the weights of one group."""
+    """Return what a refit takes: an inverse, what it changes by, and the weights of one group."""
     columns = reader.units.shape[1]
-    return int(16 * (columns + 1) ** 2 + 8 * reader.outputs * columns)
+    return int(24 * (columns + 1) ** 2 + 8 * reader.outputs * columns)
 
 
 def portions(readers: Sequence[Reader], max_bytes: int) -> list[list[Reader]]:
@@ -192,7 +192,7 @@ class _Sums:
         made = watched.y.detach()
         places = random_places(self._layer, made, math.ceil(self._rows * share), generator)
         columns = with_one(self._layer.layout.columns(watched.x, made, places))
-        self._gram += (columns.mT @ columns).cpu()  # no copy of double precision is made
+        self._gram += (columns.mT @ columns).cpu()
         self._count += columns.shape[1]
 
     def add_slopes(self, slope: Tensor) -> None:

@@ -126,7 +126,7 @@ def test_moments_that_are_too_large_are_not_taken_unasked(
 ) -> None:
     data, every = as_batches((images,)), readers_of(graph)
     needed = max(refit_bytes([reader]) for reader in every)
-    assert refit_bytes(every) > needed > 3 * 8 * (3 * 9 + 1) ** 2
+    assert refit_bytes(every) > needed > 4 * 8 * (3 * 9 + 1) ** 2
     enough, little = Running(max_memory=2 * needed), Running(max_memory=2 * needed - 2)
     assert rank(graph, data, running=enough).groups[0].refit is not None
     ranking = rank(graph, data, running=little)
