@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from graphprune.errors import SurgeryError
 from graphprune.graph import DependencyGraph, Kept
@@ -53,6 +55,16 @@ def kept_entries(graph: DependencyGraph, name: str, kept: Kept) -> dict[int, Ind
         if not remains.all():
             found[dim] = np.flatnonzero(remains)
     return found
+
+
+def kept_value(graph: DependencyGraph, name: str, kept: Kept, value: Tensor) -> Tensor:
+    """Return of what a node of the whole network gave that which the smaller one has."""
+    for dim, units in graph.axes.get((name, None), {}).items():
+        remains = stays(units, kept)
+        if not remains.all():
+            index = torch.from_numpy(remains).nonzero().squeeze(1)
+            value = value.index_select(dim, index.to(value.device))
+    return value
 
 
 def removed_outputs(graph: DependencyGraph, kept: Kept) -> dict[str, dict[int, tuple[int, ...]]]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.analysis import overload_name
-from graphprune.coalition import stays
+from graphprune.coalition import kept_value
 from graphprune.columns import LinearLayer, linear_layers, random_places
 from graphprune.fidelity import rises
 from graphprune.game.evaluation import filled_up, passes_of
@@ -207,14 +207,12 @@ class _Refit:
         weight = self._job.model.get_parameter(layer.weight)
         if self._weights:
             # In place and in float64, row by row: torch widens what is added, which may be large.
-            for own, row in zip(change.weight.flatten(0, 1), self._rows_of(layer), strict=True):
+            rows = layer.layout.matrix(weight).flatten(0, 1)
+            for own, row in zip(change.weight.flatten(0, 1), rows, strict=True):
                 own.add_(row)
             weight.copy_(layer.layout.weight(change.weight, weight))
         if sink is not None:
             sink.tensor.add_(sink.sign * change.bias.flatten().to(sink.tensor.dtype))
-
-    def _rows_of(self, layer: LinearLayer) -> Tensor:
-        return layer.layout.matrix(self._job.model.get_parameter(layer.weight)).flatten(0, 1)
 
     # ---- what rows ask ------------------------------------------------------------------------
 
@@ -234,12 +232,7 @@ class _Refit:
 
     def kept(self, name: str, value: Tensor) -> Tensor:
         """Return of what a node of the unpruned network gave that which the pruned one has."""
-        for dim, units in self._origin.graph.axes.get((name, None), {}).items():
-            remains = stays(units, self._origin.kept)
-            if not remains.all():
-                index = torch.from_numpy(remains).nonzero().squeeze(1)
-                value = value.index_select(dim, index.to(value.device))
-        return value
+        return kept_value(self._origin.graph, name, self._origin.kept, value)
 
 
 @dataclass(frozen=True)

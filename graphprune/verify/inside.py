@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import onnx
@@ -18,10 +17,9 @@ from graphprune.verify.precision import Widening
 class _Recording(fx.Interpreter):
     """Runs a graph and keeps every tensor of numbers that its nodes compute."""
 
-    @cached_property
-    def values(self) -> dict[fx.Node, Tensor]:
-        """What was computed, by node."""
-        return {}
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.values: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from graphprune.coalition import stays
+from graphprune.coalition import kept_value
 from graphprune.game.masking import MaskedNetwork
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.tracing import module_path
@@ -39,16 +39,9 @@ def where_they_part(
     nodes = {node.name: node for node in cut.graph.nodes}
     for name, node in nodes.items():
         known = name in ours and name in theirs
-        if known and not _equal(ours[name], _kept(graph, kept, name, theirs[name])):
+        if known and not _equal(ours[name], kept_value(graph, name, kept, theirs[name])):
             return _described(node, graph)
     return ""
-
-
-def _kept(graph: DependencyGraph, kept: Kept, name: str, value: Tensor) -> Tensor:
-    for dim, units in graph.axes.get((name, None), {}).items():
-        entries = torch.from_numpy(stays(units, kept)).nonzero().squeeze(1)
-        value = value.index_select(dim, entries)
-    return value
 
 
 def _equal(value: Tensor, expected: Tensor) -> bool:
