@@ -32,7 +32,14 @@ from graphprune.errors import ArtifactError
 from graphprune.files import sha256_of, write_text
 from graphprune.graph import DependencyGraph
 from graphprune.load import ModelSource
-from graphprune.ranking import Effort, GroupScores, MaskedScores, Ranking
+from graphprune.ranking import (
+    Effort,
+    GroupScores,
+    MaskedScores,
+    Ranking,
+    RefitScores,
+    Scores,
+)
 from graphprune.selection import PlannedGroup, PruningPlan
 from graphprune.staging import staging_of
 
@@ -123,6 +130,7 @@ class RankedGroup(_Record):
     stderr: tuple[float, ...]
     effort: EffortRecord | None
     refit: tuple[float, ...] | None = None
+    refit_greedy: tuple[float, ...] | None = None
     masked: MaskedRecord | None = None
 
 
@@ -254,10 +262,14 @@ class StepRecord(_Record):
 
 
 class WeightRecord(_Record):
-    """A share of the refit game in the scores, and the divergence that it leaves in nats."""
+    """A share of the refit game in the scores, and the divergence that it leaves in nats.
+
+    ``greedy``: whether its values are those of units that go the cheapest first.
+    """
 
     refit: float
     kl: Error
+    greedy: bool = False
 
 
 class WeighingRecord(_Record):
@@ -270,7 +282,8 @@ class WeighingRecord(_Record):
     def told(self) -> tuple[str, ...]:
         """Every weight and what it leaves, for people."""
         return tuple(
-            f"{each.refit:g} ({'infinite' if each.kl is None else f'{each.kl:.3g} nats'})"
+            f"{each.refit:g}{' greedy' if each.greedy else ''} "
+            f"({'infinite' if each.kl is None else f'{each.kl:.3g} nats'})"
             for each in self.tried
         )
 
@@ -611,13 +624,25 @@ def _ranked_group(group: GroupScores) -> RankedGroup:
             stability=effort.stability,
             stopped=effort.stopped,
         ),
-        refit=None if group.refit is None else tuple(group.refit.tolist()),
+        refit=_listed(None if group.refit is None else group.refit.average),
+        refit_greedy=_listed(None if group.refit is None else group.refit.greedy),
         masked=None
         if group.masked is None
         else MaskedRecord(
             scores=tuple(group.masked.scores.tolist()), stderr=tuple(group.masked.stderr.tolist())
         ),
     )
+
+
+def _listed(values: Scores | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(values.tolist())
+
+
+def _refit_of(group: RankedGroup) -> RefitScores | None:
+    if group.refit is None:
+        return None
+    greedy = None if group.refit_greedy is None else np.array(group.refit_greedy)
+    return RefitScores(np.array(group.refit), greedy)
 
 
 def _masked_of(record: MaskedRecord | None) -> MaskedScores | None:
@@ -642,12 +667,14 @@ def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
     for group in file.groups:
         refit = group.scores if group.refit is None else group.refit
         masked = group if group.masked is None else group.masked
+        greedy = refit if group.refit_greedy is None else group.refit_greedy
         counts = [len(each) for each in (group.scores, group.stderr, refit)]
-        if {*counts, len(masked.scores), len(masked.stderr)} != {group.units}:
+        others = len(greedy), len(masked.scores), len(masked.stderr)
+        if {*counts, *others} != {group.units}:
             raise ArtifactError(
                 f"ranking.json is damaged: group {group.name} has {group.units} units, "
-                f"{counts[0]} scores, {counts[1]} standard errors, {counts[2]} values of refits "
-                f"and {len(masked.scores)} of the masked game",
+                f"{counts[0]} scores, {counts[1]} standard errors, {counts[2]} values of refits, "
+                f"{len(greedy)} greedy ones and {len(masked.scores)} of the masked game",
                 hint="rank again",
             )
     return Ranking(
@@ -658,7 +685,7 @@ def ranking_of(file: RankingFile, graph: DependencyGraph) -> Ranking:
                 np.array(group.scores),
                 np.array(group.stderr),
                 _effort_of(group.effort),
-                None if group.refit is None else np.array(group.refit),
+                _refit_of(group),
                 _masked_of(group.masked),
             )
             for group in file.groups

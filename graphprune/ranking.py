@@ -45,6 +45,28 @@ class MaskedScores:
 
 
 @dataclass(frozen=True)
+class RefitScores:
+    """Values in the refit game: the higher, the less of what a unit does can be made up for.
+
+    Args:
+        average: (n_units,) mean marginals near the coalitions that pruning will visit.
+        greedy: (n_units,) marginals as units go layer by layer, the cheapest first; None where they
+            are not known.
+    """
+
+    average: Scores
+    greedy: Scores | None = None
+
+    def along(self, *, greedy: bool) -> Scores | None:
+        """Return the ones or the others."""
+        return self.greedy if greedy else self.average
+
+    def of(self, span: slice) -> RefitScores:
+        """Return those of some units."""
+        return RefitScores(self.average[span], None if self.greedy is None else self.greedy[span])
+
+
+@dataclass(frozen=True)
 class GroupScores:
     """Scores of one group's units.
 
@@ -55,8 +77,7 @@ class GroupScores:
             criteria that look at no images.
         effort: What they took; None where no game was played. Groups that play one game together
             share one.
-        refit: (n_units,) values in the refit game, higher = less of what the unit does can be made
-            up for; None where it was not played.
+        refit: Values in the refit game; None where it was not played.
         masked: What the scores were before they looked ahead to a repair; None if they do not.
     """
 
@@ -64,7 +85,7 @@ class GroupScores:
     scores: Scores
     stderr: Scores
     effort: Effort | None = None
-    refit: Scores | None = None
+    refit: RefitScores | None = None
     masked: MaskedScores | None = None
 
     @property
@@ -132,27 +153,42 @@ class Ranking:
 
         Args:
             repair: Name of a repair method, ``auto`` among them. Where it refits layers,
-                scores count by what no refit can make up for, if the ranking knows that.
+                scores count by what no refit can make up for, if the ranking knows that; by the
+                greedy values, which were never far from the best.
         """
         if not self.knows_refits:
             return self
-        return self.weighed(AHEAD if repair in REFITTING else 0.0)
+        share = AHEAD if repair in REFITTING else 0.0
+        return self.weighed(share, greedy=self.knows_greedy_refits)
 
     @property
     def knows_refits(self) -> bool:
         """Whether there are values in the refit game, too."""
-        return bool(self.groups) and all(group.refit is not None for group in self.groups)
+        return self._refit(greedy=False) is not None
 
-    def weighed(self, share: float) -> Ranking:
+    @property
+    def knows_greedy_refits(self) -> bool:
+        """Whether there are greedy ones among them."""
+        return self._refit(greedy=True) is not None
+
+    def _refit(self, *, greedy: bool) -> Scores | None:
+        """Return values of all units in the refit game, (n_units,), if they are known."""
+        refits = [None if g.refit is None else g.refit.along(greedy=greedy) for g in self.groups]
+        known = [each for each in refits if each is not None]
+        return np.concatenate(known) if known and len(known) == len(refits) else None
+
+    def weighed(self, share: float, *, greedy: bool = False) -> Ranking:
         """Return the ranking by both games together.
 
         Args:
             share: Of the refit game in the geometric mean, from 0 (the masked game alone) to 1.
+            greedy: Whether its values are the greedy ones.
 
         Raises:
-            OptionError: The ranking does not know the refit game.
+            OptionError: The ranking does not know the refit game, or not these values.
         """
-        if not self.knows_refits:
+        refit = self._refit(greedy=greedy and share > 0)
+        if refit is None:
             raise OptionError(
                 "the ranking knows no values in the refit game",
                 hint="rank by shapley with images, for_repair 'auto' and value 'kl'",
@@ -163,7 +199,6 @@ class Ranking:
         scores = np.concatenate([each.scores for each in alone])
         stderr = np.concatenate([each.stderr for each in alone])
         if share:
-            refit = np.concatenate([g.refit for g in self.groups if g.refit is not None])
             scores, stderr = geometric_means(scores, refit, stderr, share)
         groups = tuple(
             replace(
@@ -212,7 +247,7 @@ def split_by_group(
     scores: Scores,
     stderr: Scores | None = None,
     efforts: tuple[Effort | None, ...] = (),
-    refit: Scores | None = None,
+    refit: RefitScores | None = None,
 ) -> tuple[GroupScores, ...]:
     """Cut scores of all units (n_units,) into groups."""
     errors = np.zeros_like(scores) if stderr is None else stderr
@@ -222,7 +257,7 @@ def split_by_group(
             scores[group.span].astype(np.float64),
             errors[group.span],
             effort,
-            None if refit is None else refit[group.span],
+            None if refit is None else refit.of(group.span),
         )
         for group, effort in zip_longest(graph.groups, efforts)
     )

@@ -1,15 +1,17 @@
 """Weighing: how far scores look ahead to the repair that follows, settled by repairing.
 
 A unit's value in the masked game says what it is worth while nothing is made up for, its value in
-the refit game what no refit can make up for. Before least squares their geometric mean ranks best
-on residual networks, yet on a small plain one it costs up to three points; before other repairs
-either may be better, or something in between. So the plans of all are cut and repaired, and their
-networks' predictions compared with the unpruned one's. The one that looks furthest ahead is kept
-unless another diverges less by more than a standard error.
+the refit game what no refit can make up for, either on average or as units go greedily. Before
+least squares the geometric mean of the first with the averages ranks best on residual networks, yet
+on a small plain one it costs up to three points, and that with the greedy values is the better one;
+before other repairs any of them may be, or something in between. So the plans of all are cut and
+repaired, and their networks' predictions compared with the unpruned one's. The one that comes first
+is kept unless another diverges less by more than a standard error.
 
-All images repair and all of them judge. The networks owe about as much to having seen them, so
-that the difference is fair; a quarter held out was measured, too, and chose worse plans, because
-so few images say little.
+All images judge, none a network that has seen it: one half repairs and the other half judges, then
+the other way round. A quarter held out was measured, too, and chose worse plans, because so few
+images say little; so did networks judged on the images that had repaired them, because some plans
+owe more to that than others do.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,11 +33,31 @@ from graphprune.ranking import AHEAD, REFITTING, Ranking
 from graphprune.releasing import release, size_of
 from graphprune.selection import Budget, PruningPlan, select_within
 
-SHARES = (AHEAD, 0.0)
-"""Shares of the refit game that compete; one that comes first need not be better by much ..."""
 
-MORE_SHARES = (AHEAD, AHEAD / 2, 0.0)
-"""... and those before a repair that refits no layer, which takes little time."""
+@dataclass(frozen=True)
+class Share:
+    """How far scores look ahead.
+
+    Args:
+        refit: The share of the refit game, from 0 (the masked game alone) to 1.
+        greedy: Whether its values are those of units that go the cheapest first, not averages.
+    """
+
+    refit: float
+    greedy: bool = False
+
+
+SHARES = (Share(AHEAD), Share(AHEAD, greedy=True), Share(0.0))
+"""What competes; one that comes first need not be better by much ..."""
+
+MORE_SHARES = (
+    Share(AHEAD, greedy=True),
+    Share(AHEAD),
+    Share(AHEAD / 2, greedy=True),
+    Share(AHEAD / 2),
+    Share(0.0),
+)
+"""... and before a repair that refits no layer, which takes little time."""
 
 _STAGE = "weighing"
 
@@ -49,14 +70,14 @@ class Weight:
     """One way to weigh the two games, and what it came to.
 
     Args:
-        refit: The share of the refit game, from 0 (the masked game alone) to 1.
+        share: How far scores look ahead.
         ranking: Scores by it.
         plan: Its plan.
         divergence: Mean divergence of the repaired network from the unpruned one in nats, lower is
             better; infinite where predictions are not finite, or the repair overflows.
     """
 
-    refit: float
+    share: Share
     ranking: Ranking
     plan: PruningPlan
     divergence: float
@@ -68,7 +89,7 @@ class Weighed:
 
     Args:
         tried: Every weight: the one that is kept, then the others, the best first.
-        n_images: Images that repaired them and judged them.
+        n_images: Images that judged them, each the networks that the other half had repaired.
     """
 
     tried: tuple[Weight, ...]
@@ -78,6 +99,15 @@ class Weighed:
     def best(self) -> Weight:
         """The weight that is kept."""
         return self.tried[0]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Images that repair, a judge on others, and how many those are."""
+
+    repairing: CalibrationBatches
+    judge: Judge
+    n_images: int
 
 
 def weigh(
@@ -106,19 +136,26 @@ def weigh(
     """
     if repairing.method == "none" or not ranking.knows_refits:
         return None
-    shares = SHARES if repairing.method in REFITTING else MORE_SHARES
-    rankings = [ranking.weighed(share) for share in shares]
+    shares = [
+        share
+        for share in (SHARES if repairing.method in REFITTING else MORE_SHARES)
+        if ranking.knows_greedy_refits or not share.greedy
+    ]
+    rankings = [ranking.weighed(share.refit, greedy=share.greedy) for share in shares]
     plans = [select_within(each, budget) for each in rankings]
     graph = ranking.graph
     kept = [plan.kept(graph) for plan in plans]
-    if all(np.array_equal(kept[0], each) for each in kept):
+    different = {each.tobytes(): each for each in kept}  # several may come to one plan
+    if len(different) == 1:
         return None
-    judge = judge_of(graph, data)
-    if judge is None:
+    trials = _trials(graph, data, repairing.seed)
+    if trials is None:
         return None
-    found = list(_divergences(judge, graph, kept, data, repairing, progress))
+    left = _divergences(trials, graph, list(different.values()), repairing, progress)
+    by_plan = dict(zip(different, left, strict=True))
+    found = [by_plan[each.tobytes()] for each in kept]
     weights = [
-        Weight(refit=share, ranking=scores, plan=plan, divergence=_mean(each))
+        Weight(share=share, ranking=scores, plan=plan, divergence=_mean(each))
         for share, scores, plan, each in zip(shares, rankings, plans, found, strict=True)
     ]
     lowest = min(range(len(weights)), key=lambda n: weights[n].divergence)
@@ -132,26 +169,46 @@ def _mean(divergences: Tensor) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
+def _trials(graph: DependencyGraph, data: CalibrationBatches, seed: int) -> list[_Trial] | None:
+    """Return both halves' trials, a single image's alone; None if there are no predictions."""
+    parts = [(data, data)]
+    if data.n_images > 1:
+        one, other = data.split(data.n_images // 2, seed=seed)
+        parts = [(one, other), (other, one)]
+    judges = [judge_of(graph, others) for _, others in parts]
+    trials = [
+        _Trial(repairing=images, judge=judge, n_images=others.n_images)
+        for (images, others), judge in zip(parts, judges, strict=True)
+        if judge is not None
+    ]
+    return trials or None
+
+
 def _divergences(
-    judge: Judge,
+    trials: Sequence[_Trial],
     graph: DependencyGraph,
     coalitions: Sequence[Kept],
-    data: CalibrationBatches,
     repairing: Repairing,
     progress: Progress,
 ) -> Iterator[Tensor]:
     """Yield every repaired network's divergence on every image; one network is held at a time."""
     method = _JUDGED_AS.get(repairing.method, repairing.method)
     wanted = replace(repairing, method=method)
-    size = size_of(graph.program.module)
+    size, total = size_of(graph.program.module), len(coalitions) * len(trials)
     for done, kept in enumerate(coalitions):
-        progress(_STAGE, done, len(coalitions))
-        release(size)  # what came before
-        try:
-            repaired = build(graph, kept, data, wanted).model
-        except SurgeryError:  # it overflows on these images; the other plan need not
-            yield torch.full((data.n_images,), math.inf, dtype=torch.float64)
-        else:
-            yield judge.divergences(repaired, kept)
-            del repaired
-        progress(_STAGE, done + 1, len(coalitions))
+        left = []
+        for half, trial in enumerate(trials, done * len(trials)):
+            progress(_STAGE, half, total)
+            release(size)  # what came before
+            left.append(_left(trial, graph, kept, wanted))
+            progress(_STAGE, half + 1, total)
+        yield torch.cat(left)
+
+
+def _left(trial: _Trial, graph: DependencyGraph, kept: Kept, repairing: Repairing) -> Tensor:
+    """Return the divergence on every image that judges; infinite where the repair overflows."""
+    try:
+        repaired = build(graph, kept, trial.repairing, repairing).model
+    except SurgeryError:  # that of other plans need not
+        return torch.full((trial.n_images,), math.inf, dtype=torch.float64)
+    return trial.judge.divergences(repaired, kept)

@@ -28,6 +28,7 @@ SETTINGS = (
     "budget",
     "for-ratio",
     "for-repair",
+    "exchange",
 )
 """What may be set for one criterion, see :func:`graphprune.criteria.rank`."""
 
@@ -47,6 +48,7 @@ class Contestant:
         budget: Coalitions per player.
         for_ratio: Largest share of multiply-accumulates that it expects to go.
         for_repair: The repair that it looks ahead to; ``auto`` for that of each cell, as ``prune``.
+        exchange: Whether groups trade units where no repair follows, as in ``prune``.
     """
 
     label: str
@@ -59,6 +61,7 @@ class Contestant:
     budget: int | None = None
     for_ratio: float = DEFAULT_BAND
     for_repair: str = "auto"
+    exchange: bool = True
 
     @property
     def source(self) -> str:
@@ -108,6 +111,7 @@ def _contestant(given: str | UserCriterion) -> Contestant:
         budget=_number(given, settings, "budget", int),
         for_ratio=DEFAULT_BAND if band is None else band,
         for_repair=settings.get("for-repair", "auto"),
+        exchange=_yes_or_no(given, settings.get("exchange", "yes")),
     )
 
 
@@ -123,6 +127,18 @@ def _number(given: str, settings: dict[str, str], name: str, kind: type[Number])
             f"criterion {given!r}: {name} is {what}, not {settings[name]!r}",
             hint="write settings as shapley@budget=50@for-ratio=0.3",
         ) from None
+
+
+def _yes_or_no(given: str, value: str) -> bool:
+    if value not in _YES_OR_NO:
+        raise OptionError(
+            f"criterion {given!r}: exchange is {' or '.join(_YES_OR_NO)}, not {value!r}",
+            hint="write settings as shapley@budget=50@exchange=no",
+        )
+    return value == "yes"
+
+
+_YES_OR_NO = ("yes", "no")
 
 
 def _setting(given: str, part: str) -> tuple[str, str]:

@@ -31,6 +31,7 @@ from graphprune.comparison.robustness import IMAGES, layerwise_robustness
 from graphprune.criteria.images import fitting_images
 from graphprune.data import CalibrationBatches
 from graphprune.errors import ArtifactError, BudgetError, DataError, OptionError
+from graphprune.exchanging import exchange, fits
 from graphprune.fidelity import Judge
 from graphprune.game.evaluation import DEFAULT, Running
 from graphprune.graph import DependencyGraph
@@ -222,7 +223,7 @@ class _Run:
         return cell_of(trial, (method, repaired.method), plan, fidelity, seconds)
 
     def _plan(self, trial: Trial, ratio: float, repairing: Repairing) -> PruningPlan:
-        """Select as ``prune`` does: by whichever scores leave more after the repair."""
+        """Select as ``prune`` does: by scores that look ahead, and groups trade units."""
         asked, ranking = self._found.conditions, self._ranking(trial)
         budget = Budget(
             ratio=ratio,
@@ -231,8 +232,14 @@ class _Run:
             min_units=asked.min_units,
             round_to=asked.round_to,
         )
-        weighed = weigh(ranking, self._images.drawn(trial.seed), budget, repairing)
-        return select_within(ranking, budget) if weighed is None else weighed.best.plan
+        images = self._images.drawn(trial.seed)
+        weighed = weigh(ranking, images, budget, repairing)
+        if weighed is not None:
+            return weighed.best.plan
+        if self._contestant(trial).exchange and fits(ranking, budget, repairing.method):
+            traded = exchange(ranking, images, budget, running=self._running, seed=trial.seed)
+            return traded.plan
+        return select_within(ranking, budget)
 
     def _add(self, cell: Cell) -> None:
         self._cells.add(_key(cell))
@@ -297,11 +304,13 @@ class _Run:
         if key not in self._rankings:
             found = self._store.ranking(trial, self._graph)
             if found is None:
-                by_label = {each.label: each for each in self._questions.contestants}
-                self._ranked(by_label[trial.criterion], trial.seed)
+                self._ranked(self._contestant(trial), trial.seed)
             else:
                 self._rankings[key] = found
         return self._rankings[key]
+
+    def _contestant(self, trial: Trial) -> Contestant:
+        return {each.label: each for each in self._questions.contestants}[trial.criterion]
 
     def _asked(self) -> list[Trial]:
         """Return the trials of what is asked now, not those of earlier runs."""

@@ -3,9 +3,14 @@
 Two games know half of it each. The masked game runs the whole network, so it sees how errors go on
 from layer to layer, but nothing is ever repaired in it. The refit game knows what each layer can
 make up for, but not what becomes of the rest. Where least squares will follow, the score is the
-geometric mean of a unit's values in both, near the coalitions that pruning will visit; where
-nothing follows, it is the value in the masked game. A ranking made for neither in particular keeps
-both (:meth:`graphprune.ranking.Ranking.ahead_of`).
+geometric mean of a unit's values in both; where nothing follows, it is the value in the masked
+game. A ranking made for neither in particular keeps both games' values
+(:meth:`graphprune.ranking.Ranking.ahead_of`).
+
+Values in the refit game are of two kinds. Averages near the coalitions that pruning will visit rank
+best on residual networks when much goes. But units that can stand in for each other are all cheap
+on average, which costs a small plain network up to three points; as they go greedily, the last one
+is dear.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from graphprune.criteria.request import RankRequest, Scored
 from graphprune.estimators.removal import removal_orders
@@ -21,8 +27,7 @@ from graphprune.game.games import NetworkGame
 from graphprune.game.moments import allowed_bytes, refit_bytes
 from graphprune.game.readers import readers_of
 from graphprune.game.refit_game import RefitGame
-from graphprune.game.unread import unread
-from graphprune.ranking import Scores, geometric_means
+from graphprune.ranking import RefitScores, Scores, geometric_means
 
 CHAINS = 4
 """Orders of removal along which marginals of the refit game are taken."""
@@ -44,10 +49,12 @@ def looking_ahead(request: RankRequest, scored: Scored, game: NetworkGame) -> Sc
     """
     if request.for_repair == "none":
         return replace(scored, for_repair="none")
+    refits = RefitGame(
+        game.evaluator, request.seed, request.progress, allowed_bytes(request.running)
+    )
     if request.for_repair == "least-squares":
-        refit = refit_values(request, scored.scores, game)
-        stderr = np.zeros_like(refit) if scored.stderr is None else scored.stderr
-        scores, stderr = geometric_means(scored.scores, refit, stderr)
+        stderr = np.zeros_like(scored.scores) if scored.stderr is None else scored.stderr
+        scores, stderr = geometric_means(scored.scores, refits.greedy_values(), stderr)
         return replace(scored, scores=scores, stderr=stderr, for_repair="least-squares")
     if request.value not in MEASURED:
         return replace(scored, for_repair="none")
@@ -56,7 +63,8 @@ def looking_ahead(request: RankRequest, scored: Scored, game: NetworkGame) -> Sc
     if needed > allowed:
         notes = (*scored.notes, _too_large(needed, allowed))
         return replace(scored, for_repair="none", notes=notes)
-    return replace(scored, refit=refit_values(request, scored.scores, game))
+    chains = _chains(request, scored.scores, game)
+    return replace(scored, refit=RefitScores(*refits.values_along(chains)))
 
 
 def _too_large(needed: int, allowed: int) -> str:
@@ -67,21 +75,14 @@ def _too_large(needed: int, allowed: int) -> str:
     )
 
 
-def refit_values(request: RankRequest, scores: Scores, game: NetworkGame) -> Scores:
-    """Return every unit's mean marginal in the refit game where it is present, (n_units,).
+def _chains(request: RankRequest, scores: Scores, game: NetworkGame) -> list[Tensor]:
+    """Return coalitions that pruning will come by, (LENGTH, n_units) Bool each.
 
     Args:
         request: What was asked.
         scores: By what units go early or late, (n_units,).
         game: The masked game; knows the costs and the band.
     """
-    allowed = allowed_bytes(request.running)
-    refits = RefitGame(game.evaluator, request.seed, request.progress, allowed)
     orders = removal_orders(scores, game)
     generator = torch.Generator().manual_seed(request.seed)
-    chains = [orders.draw_chain(LENGTH, game.band, generator) for _ in range(CHAINS)]
-    marginals, scale = refits.marginals(chains)
-    present = torch.cat(chains).numpy()
-    values: Scores = (marginals * present).sum(0) / np.maximum(present.sum(0), 1)
-    # Slopes of gates are squared, those of outputs are root mean squares.
-    return values + scale * unread(game.evaluator, refits.readers, request.seed)
+    return [orders.draw_chain(LENGTH, game.band, generator) for _ in range(CHAINS)]

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
-import numpy as np
-import torch
-from torch import Tensor
-
 from graphprune.criteria.base import criterion
 from graphprune.criteria.request import RankRequest, Scored
 from graphprune.game.evaluation import Evaluator
-from graphprune.game.moments import Read, allowed_bytes, read_by
-from graphprune.game.readers import Block, readers_of
-from graphprune.game.refit_game import scale_of
-from graphprune.game.refits import inverse_moments, rises, without
-from graphprune.game.unread import unread
-from graphprune.ranking import Scores
-
-STEPS = 128
-"""Steps in which the units of a layer go; in each the cheapest, one by one or several."""
-
-_CANDIDATES = 4
-"""Times as many units are looked at in a step as go in it."""
+from graphprune.game.moments import allowed_bytes
+from graphprune.game.refit_game import RefitGame
 
 
 @criterion("obs", needs_data=True)
@@ -43,95 +26,7 @@ def obs(request: RankRequest) -> Scored:
         Hassibi and Stork (1992), Second order derivatives for network pruning: optimal brain
         surgeon; He, Zhang and Sun (2017), arXiv 1707.06168 (reconstruction of the next layer).
     """
-    graph = request.graph
-    evaluator = Evaluator(graph, request.images, running=request.running)
-    readers = readers_of(graph)
-    scores, squares = np.zeros(graph.n_units), []
-    given = evaluator, readers, request.seed, allowed_bytes(request.running), request.progress
-    for number, read in enumerate(read_by(*given), 1):
-        _add_errors(scores, read)
-        squares.append(read.moments.sensitivity)
-        request.progress("refit errors", number, len(readers))
-    scores += scale_of(squares) * unread(evaluator, readers, request.seed)
-    return Scored(scores=scores, evaluations=1)
-
-
-def _add_errors(scores: Scores, read: Read) -> None:
-    moments = read.moments
-    for group, blocks in enumerate(read.reader.blocks):
-        # Errors count by the root mean square of the slopes: its square root goes into the weight.
-        root = moments.sensitivity[group].sqrt().sqrt()[:, None]
-        weighted = root * read.weight[group].to(moments.gram)
-        inverse = inverse_moments(moments.gram[group])
-        for unit, error in greedy_errors(weighted, inverse, blocks):
-            scores[unit] += error
-
-
-def greedy_errors(
-    weight: Tensor, inverse: Tensor, blocks: Sequence[Block]
-) -> list[tuple[int, float]]:
-    """Remove all units, the cheapest first.
-
-    Args:
-        weight: (outputs, columns), rows weighted by the square root of what outputs are worth.
-        inverse: (columns, columns) of the inverse second moments, those of the constant included.
-        blocks: The units.
-
-    Returns:
-        Units and half the squared error of their removal, largest so far, in order of removal.
-    """
-    # What is removed stays in place; no more is read of it.
-    weight, inverse = weight.clone(), inverse.clone()
-    columns = {
-        int(unit): torch.from_numpy(own)
-        for block in blocks
-        for unit, own in zip(block.units, block.columns, strict=True)
-    }
-    left, found, largest = list(blocks), [], 0.0
-    count = math.ceil(len(columns) / STEPS)
-    while left:
-        errors = _errors(weight, inverse, left)
-        cheapest = sorted(errors, key=errors.__getitem__)[: _CANDIDATES * count]
-        for unit, error in _cheapest(weight, inverse, {u: columns[u] for u in cheapest}, count):
-            largest = max(largest, error)
-            found.append((unit, largest))
-        gone = {unit for unit, _ in found[-min(count, len(errors)) :]}
-        without(weight, inverse, torch.cat([columns[unit] for unit in gone]))
-        left = _without(left, gone)
-    return found
-
-
-def _errors(weight: Tensor, inverse: Tensor, blocks: Sequence[Block]) -> dict[int, float]:
-    """Return half the squared error of removing each unit alone."""
-    found: dict[int, float] = {}
-    for block in blocks:
-        columns = torch.from_numpy(block.columns)
-        errors = 0.5 * rises(weight, inverse, columns).sum(1)
-        found.update(zip(block.units.tolist(), errors.tolist(), strict=True))
-    return found
-
-
-def _cheapest(
-    weight: Tensor, inverse: Tensor, candidates: dict[int, Tensor], count: int
-) -> list[tuple[int, float]]:
-    """Remove units one by one, the cheapest of some candidates first; those alone are updated."""
-    read = torch.cat(list(candidates.values()))
-    weight, inverse = weight[:, read], inverse[read][:, read]
-    ends = np.cumsum([len(own) for own in candidates.values()])
-    places = {
-        unit: np.arange(end - len(own), end)
-        for (unit, own), end in zip(candidates.items(), ends, strict=True)
-    }
-    found = []
-    for _ in range(min(count, len(places))):
-        left = [Block(np.array([unit]), own[None]) for unit, own in places.items()]
-        errors = _errors(weight, inverse, left)
-        unit = min(errors, key=errors.__getitem__)
-        found.append((unit, errors[unit]))
-        without(weight, inverse, torch.from_numpy(places.pop(unit)))
-    return found
-
-
-def _without(blocks: Sequence[Block], gone: set[int]) -> list[Block]:
-    kept = [block.where(~np.isin(block.units, list(gone))) for block in blocks]
-    return [block for block in kept if block.units.size]
+    evaluator = Evaluator(request.graph, request.images, running=request.running)
+    allowed = allowed_bytes(request.running)
+    game = RefitGame(evaluator, request.seed, request.progress, allowed)
+    return Scored(scores=game.greedy_values(), evaluations=1)

@@ -18,7 +18,7 @@ from graphprune.game.games import DEFAULT_BAND
 from graphprune.game.value import Value
 from graphprune.graph import DependencyGraph
 from graphprune.progress import Progress, silent
-from graphprune.ranking import Effort, Scores
+from graphprune.ranking import Effort, RefitScores, Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +100,8 @@ class Scored:
         for_ratio: The largest share of multiply-accumulates that the scores were made for; None
             where they were made for none in particular.
         for_repair: The repair that the scores were made for, if for any in particular.
-        refit: (n_units,) values in the refit game, which make of the scores others that look ahead
-            to least squares; None if it was not played.
+        refit: Values in the refit game, which make of the scores others that look ahead to least
+            squares; None if it was not played.
     """
 
     scores: Scores
@@ -117,7 +117,7 @@ class Scored:
     notes: tuple[str, ...] = ()
     for_ratio: float | None = None
     for_repair: str | None = None
-    refit: Scores | None = None
+    refit: RefitScores | None = None
 
 
 Criterion = Callable[[RankRequest], Scored]

@@ -25,9 +25,11 @@ from torch import Tensor
 
 from graphprune.coalition import stays
 from graphprune.game.evaluation import MEMORY, Evaluator
+from graphprune.game.greedy import greedy_errors
 from graphprune.game.moments import Read, read_by
 from graphprune.game.readers import readers_of
 from graphprune.game.refits import Refits, at_once, inverse_moments
+from graphprune.game.unread import unread
 from graphprune.graph import DependencyGraph, Kept
 from graphprune.groups import UnitIds
 from graphprune.progress import Progress, silent
@@ -70,35 +72,64 @@ class RefitGame:
                 found[number] -= layer.loss(kept)
         return found
 
-    def marginals(self, chains: Sequence[Tensor]) -> tuple[Marginals, float]:
+    def marginals(self, chains: Sequence[Tensor]) -> Marginals:
         """Return what every unit that is present adds to a coalition; zero for the others.
 
         Args:
             chains: Coalitions (n, n_players) Bool of which each holds the next one.
 
         Returns:
-            (n_coalitions, n_players), chain by chain, and what root mean squares of slopes are in
-            units of mean squares, see :func:`scale_of`.
+            (n_coalitions, n_players), chain by chain.
         """
-        found, squares = [np.zeros(chain.shape) for chain in chains], []
-        for done, layer in enumerate(self._layers(), 1):
-            layer.add_marginals(found, [chain.numpy() for chain in chains])
+        found = [np.zeros(chain.shape) for chain in chains]
+        for layer in self._layers():
+            layer.add_values(found, chains, None)
+        return np.concatenate([*found, np.zeros((0, self.n_players))])
+
+    def greedy_values(self) -> Marginals:
+        """Return what units add as they go layer by layer, the cheapest first, (n_players,).
+
+        In a layer a unit counts as much as the dearest that went before it, and outputs that are
+        gone themselves must be right, too.
+        """
+        _, greedy = self.values_along(())
+        return greedy
+
+    def values_along(self, chains: Sequence[Tensor]) -> tuple[Marginals, Marginals]:
+        """Return every unit's mean marginal where it is present, and its greedy value.
+
+        Both come from one look at the second moments. What units that no layer reads through a
+        weight of its own add to the likelihood counts in both, since no refit makes up for it.
+
+        Args:
+            chains: As for :meth:`marginals`.
+
+        Returns:
+            (n_players,) each.
+        """
+        marginals = [np.zeros(chain.shape) for chain in chains]
+        greedy, squares = np.zeros(self.n_players), []
+        for layer in self._layers():
+            layer.add_values(marginals, chains, greedy)
             squares.append(layer.squares)
-            self._progress("refit errors", done, len(self.readers))
-        return np.concatenate([*found, np.zeros((0, self.n_players))]), scale_of(squares)
+        # Slopes of gates are squared, those of outputs are root mean squares.
+        others = _scale_of(squares) * unread(self._evaluator, self.readers, self._seed)
+        averages = np.zeros(self.n_players)
+        if chains:
+            present = torch.cat(list(chains)).numpy()
+            total = (np.concatenate(marginals) * present).sum(0)
+            averages = total / np.maximum(present.sum(0), 1)
+        return averages + others, greedy + others
 
     def _layers(self) -> Iterator[_Layer]:
         given = self._evaluator, self.readers, self._seed, self._max_bytes, self._progress
-        return (_Layer(read, _made_units(self._evaluator.graph, read)) for read in read_by(*given))
+        for done, read in enumerate(read_by(*given), 1):
+            yield _Layer(read, _made_units(self._evaluator.graph, read))
+            self._progress("refit errors", done, len(self.readers))
 
 
-def scale_of(squares: Sequence[Tensor]) -> float:
-    """Return what root mean squares are in units of mean squares.
-
-    Args:
-        squares: Mean squared slopes in the outputs of all layers, see
-            :class:`graphprune.game.moments.Moments`.
-    """
+def _scale_of(squares: Sequence[Tensor]) -> float:
+    """Return what root mean squares are in units of mean squares, over outputs of all layers."""
     every = torch.cat([each.flatten() for each in squares] or [torch.ones(1)])
     return float(every.sqrt().sum() / every.sum().clamp(min=1e-30))
 
@@ -123,17 +154,39 @@ class _Layer:
             total += 0.5 * float((self._counted(group, kept) * refits.errors).sum())
         return total
 
-    def add_marginals(self, found: Sequence[Marginals], chains: Sequence[Coalitions]) -> None:
-        """Add to (n, n_units) what units are worth to this layer, for every chain."""
+    def add_values(
+        self, marginals: Sequence[Marginals], chains: Sequence[Tensor], greedy: Marginals | None
+    ) -> None:
+        """Add what units are worth to this layer.
+
+        Args:
+            marginals: (n, n_units) for every chain.
+            chains: Coalitions (n, n_units) Bool.
+            greedy: (n_units,) what they are worth as they go, the cheapest first; None if that is
+                not asked.
+        """
         for group in range(len(self._gram)):
             inverse = inverse_moments(self._gram[group])
-            for rows, chain in zip(found, chains, strict=True):
-                refits, before = Refits(self._weight[group], inverse), np.ones_like(chain[0])
-                for row, kept in zip(rows, chain, strict=True):
-                    refits.remove(self._absent(group, kept | ~before))
-                    before = kept
-                    for units, worth in self._worth(group, refits, kept):
-                        row[units] += worth
+            for rows, chain in zip(marginals, chains, strict=True):
+                self._add_marginals(group, inverse, rows, chain.numpy())
+            if greedy is not None:
+                self._add_greedy(group, inverse, greedy)
+
+    def _add_marginals(
+        self, group: int, inverse: Tensor, rows: Marginals, chain: Coalitions
+    ) -> None:
+        refits, before = Refits(self._weight[group], inverse), np.ones_like(chain[0])
+        for row, kept in zip(rows, chain, strict=True):
+            refits.remove(self._absent(group, kept | ~before))
+            before = kept
+            for units, worth in self._worth(group, refits, kept):
+                row[units] += worth
+
+    def _add_greedy(self, group: int, inverse: Tensor, found: Marginals) -> None:
+        # Errors count by the root mean square of the slopes: its square root goes into the weight.
+        weighted = self._slopes[group].sqrt()[:, None] * self._weight[group].to(inverse)
+        for unit, error in greedy_errors(weighted, inverse, self._reader.blocks[group]):
+            found[unit] += error
 
     def _worth(self, group: int, refits: Refits, kept: Kept) -> Iterator[tuple[UnitIds, Marginals]]:
         """Yield units, none twice, and what they add."""

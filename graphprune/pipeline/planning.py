@@ -209,7 +209,7 @@ class _Planner:
         )
         found = weigh_if(found, data, budget, repair, common.progress)
         if found.weighed is not None:
-            common.ranks.check_same("how far is looked ahead", str(found.weighed.best.refit))
+            common.ranks.check_same("how far is looked ahead", str(found.weighed.best.share))
         trading = Trading(
             wanted=options.exchange,
             repair=options.repair,

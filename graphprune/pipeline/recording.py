@@ -29,7 +29,10 @@ def weighing_record(found: Weighed | None) -> WeighingRecord | None:
         return None
     return WeighingRecord(
         n_images=found.n_images,
-        tried=tuple(WeightRecord(refit=each.refit, kl=each.divergence) for each in found.tried),
+        tried=tuple(
+            WeightRecord(refit=each.share.refit, kl=each.divergence, greedy=each.share.greedy)
+            for each in found.tried
+        ),
     )
 
 

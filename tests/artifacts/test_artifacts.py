@@ -32,7 +32,7 @@ from graphprune.artifacts import (
 )
 from graphprune.errors import ArtifactError, OptionError
 from graphprune.graph import DependencyGraph
-from graphprune.ranking import Ranking, split_by_group
+from graphprune.ranking import Ranking, RefitScores, split_by_group
 from graphprune.selection import PruningPlan, select
 from tests.traced import traced
 
@@ -64,9 +64,10 @@ def graph() -> DependencyGraph:
 def ranking(graph: DependencyGraph) -> Ranking:
     rng = np.random.default_rng(0)
     scores, stderr = rng.normal(size=(2, graph.n_units)) * 1e-3
+    refit = RefitScores(*rng.uniform(size=(2, graph.n_units)))
     return Ranking(
         graph=graph,
-        groups=split_by_group(graph, scores, np.abs(stderr), refit=rng.uniform(size=graph.n_units)),
+        groups=split_by_group(graph, scores, np.abs(stderr), refit=refit),
         criterion="shapley",
         game="network",
         estimator="gradients",
@@ -156,7 +157,10 @@ def test_a_ranking_comes_back_to_the_last_bit(
     np.testing.assert_array_equal(found.scores, ranking.scores)
     for one, other in zip(found.groups, ranking.groups, strict=True):
         np.testing.assert_array_equal(one.stderr, other.stderr)
-        np.testing.assert_array_equal(one.refit, other.refit)
+        assert one.refit is not None
+        assert other.refit is not None
+        np.testing.assert_array_equal(one.refit.average, other.refit.average)
+        np.testing.assert_array_equal(one.refit.greedy, other.refit.greedy)
         assert (one.masked is None) == (other.masked is None) == (share == 0)
         if one.masked is not None and other.masked is not None:
             np.testing.assert_array_equal(one.masked.scores, other.masked.scores)
@@ -181,6 +185,7 @@ def test_the_contracts_keys(records: dict[str, Any]) -> None:
         "stderr",
         "effort",
         "refit",
+        "refit_greedy",
         "masked",
     }
     plan = records["plan.json"].model_dump(mode="json")
@@ -305,14 +310,36 @@ def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         read(tmp_path / "ranking.json", RankingFile)
 
 
-def test_scores_that_do_not_match_units(
-    graph: DependencyGraph, tmp_path: Path, records: dict[str, Any]
+def test_a_ranking_from_before_there_were_greedy_refits(
+    graph: DependencyGraph, ranking: Ranking, tmp_path: Path, records: dict[str, Any]
 ) -> None:
     path = tmp_path / "ranking.json"
     write(path, records["ranking.json"])
-    changed(path, lambda data: data["groups"][0]["scores"].pop())
+    changed(path, lambda data: [group.pop("refit_greedy") for group in data["groups"]])
+    found = ranking_of(read(path, RankingFile), graph)
+    assert found.knows_refits
+    assert not found.knows_greedy_refits
+    np.testing.assert_array_equal(found.weighed(0.5).scores, ranking.weighed(0.5).scores)
+    with pytest.raises(OptionError, match="knows no values in the refit game"):
+        found.weighed(0.5, greedy=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("scores", "7 scores, 8 standard errors, 8 values of refits, 8 greedy ones and 8 of"),
+        ("refit", "8 scores, 8 standard errors, 7 values of refits, 8 greedy ones and 8 of"),
+        ("refit_greedy", "8 scores, 8 standard errors, 8 values of refits, 7 greedy ones and 8 of"),
+    ],
+)
+def test_scores_that_do_not_match_units(
+    key: str, said: str, graph: DependencyGraph, tmp_path: Path, records: dict[str, Any]
+) -> None:
+    path = tmp_path / "ranking.json"
+    write(path, records["ranking.json"])
+    changed(path, lambda data: data["groups"][0][key].pop())
     file = read(path, RankingFile)
-    with pytest.raises(ArtifactError, match=r"stem\.0\.weight has 8 units, 7 scores, 8 standa"):
+    with pytest.raises(ArtifactError, match=rf"stem\.0\.weight has 8 units, {said}"):
         ranking_of(file, graph)
 
 

@@ -34,8 +34,9 @@ def test_settings_of_one_criterion() -> None:
 
 def test_what_a_ranking_is_made_for_can_be_set() -> None:
     (found, default) = contestants(
-        ["shapley@for-ratio=0.3@for-repair=least-squares", "shapley"], floor=False
+        ["shapley@for-ratio=0.3@for-repair=least-squares@exchange=no", "shapley"], floor=False
     )
+    assert (found.exchange, default.exchange) == (False, True)
     assert (found.for_ratio, found.for_repair) == (0.3, "least-squares")
     assert (default.for_ratio, default.for_repair) == (DEFAULT_BAND, "auto")
 
@@ -50,6 +51,7 @@ def test_what_a_ranking_is_made_for_can_be_set() -> None:
         (["shapley@game"], "'game' is no setting"),
         (["shapley@budget=many"], "budget is a whole number, not 'many'"),
         (["shapley@for-ratio=half"], "for-ratio is a number, not 'half'"),
+        (["shapley@exchange=maybe"], "exchange is yes or no, not 'maybe'"),
     ],
 )
 def test_what_is_refused(given: list[str], message: str) -> None:

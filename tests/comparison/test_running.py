@@ -14,6 +14,7 @@ from graphprune.comparison import CompareOptions, Comparison, Images, arrange, c
 from graphprune.criteria import RankRequest, rank
 from graphprune.data import CalibrationBatches
 from graphprune.errors import BudgetError, OptionError
+from graphprune.exchanging import exchange
 from graphprune.fidelity import Judge
 from graphprune.graph import DependencyGraph
 from graphprune.ranking import Ranking
@@ -125,26 +126,35 @@ def test_rankings_are_made_for_what_their_settings_say(monkeypatch: pytest.Monke
     assert asked == [(0.1, "auto"), (0.5, "least-squares")]
 
 
-def test_plans_look_ahead_to_the_repair_of_their_cell() -> None:
+def test_plans_are_those_of_prune_for_the_repair_of_their_cell() -> None:
     options = replace(
-        OPTIONS, criteria=("shapley", "shapley@for-repair=none"), ratios=(0.3,), seeds=1,
-        repairs=("none", "batchnorm"), floor=False, robustness=False, oracle=(),
+        OPTIONS, criteria=("shapley", "shapley@exchange=no", "shapley@for-repair=none"),
+        ratios=(0.65,), seeds=1, repairs=("none", "batchnorm"), floor=False, robustness=False,
+        oracle=(),
     )  # fmt: skip
     graph, arranged = graph_of(), images()
     found = compare(graph, data(), None, options)
     cells = {(cell.criterion, cell.repair): cell for cell in found.cells}
-    drawn, budget = arranged.drawn(0), Budget(ratio=0.3, of="macs")
+    drawn, budget = arranged.drawn(0), Budget(ratio=0.65, of="macs")
     ranking = rank(graph, drawn)
     weighed = weigh(ranking, drawn, budget, Repairing(method="batchnorm"))
     assert weighed is not None
-    assert weighed.best.refit > 0  # so that it is another plan than the masked game's
-    plans = {"none": select_within(ranking, budget), "batchnorm": weighed.best.plan}
-    for method, plan in plans.items():
+    traded, plain = exchange(ranking, drawn, budget).plan, select_within(ranking, budget)
+    assert plain not in (weighed.best.plan, traded)  # else all of it could be left out
+    plans = {
+        ("shapley", "none"): traded,
+        ("shapley@exchange=no", "none"): plain,
+        ("shapley@for-repair=none", "none"): traded,
+        ("shapley", "batchnorm"): weighed.best.plan,
+        ("shapley@exchange=no", "batchnorm"): weighed.best.plan,
+        ("shapley@for-repair=none", "batchnorm"): plain,
+    }
+    judge = Judge(graph, arranged.judging)
+    assert set(cells) == set(plans)
+    for (criterion, method), plan in plans.items():
         kept = plan.kept(graph)
         pruned = repair(cut(graph, kept), drawn, method=method).model
-        assert cells["shapley", method].kl == Judge(graph, arranged.judging).judge(pruned, kept).kl
-    masked = cells["shapley@for-repair=none", "none"]
-    assert masked.kl == cells["shapley", "none"].kl
+        assert cells[criterion, method].kl == judge.judge(pruned, kept).kl
 
 
 def test_where_nothing_can_be_compared_the_reason_is_raised() -> None:

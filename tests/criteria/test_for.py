@@ -107,12 +107,24 @@ def test_a_ranking_for_either_becomes_that_for_a_repair(
     for repair in ("none", "bias"):
         assert either.ahead_of(repair) is either
     # What counts twice is ranked by both: the geometric mean of each with the other.
-    refit = np.concatenate([group.refit for group in either.groups])
-    both = (refit > 1e-9 * refit.max()) & (either.scores > 1e-9 * either.scores.max())
-    assert both.mean() > 0.8
-    np.testing.assert_allclose(
-        ahead.scores[both], np.sqrt(refit[both] * either.scores[both]), rtol=1e-12
-    )
+    for greedy in (False, True):
+        known = [group.refit for group in either.groups if group.refit is not None]
+        refit = np.concatenate([each.along(greedy=greedy) for each in known])
+        both = (refit > 1e-9 * refit.max()) & (either.scores > 1e-9 * either.scores.max())
+        assert both.mean() > 0.8
+        np.testing.assert_allclose(
+            either.weighed(0.5, greedy=greedy).scores[both],
+            np.sqrt(refit[both] * either.scores[both]),
+            rtol=1e-12,
+        )
+
+
+def test_greedy_refits_are_those_of_the_criterion(graph: DependencyGraph, images: Tensor) -> None:
+    data = as_batches((images,))
+    ranking, expected = (rank(graph, data, criterion=name) for name in ("shapley", "obs"))
+    for one, other in zip(ranking.groups, expected.groups, strict=True):
+        assert one.refit is not None
+        np.testing.assert_allclose(one.refit.greedy, other.scores, rtol=1e-9)
 
 
 def test_nothing_can_be_repaired_without_images(graph: DependencyGraph) -> None:
@@ -165,7 +177,9 @@ def test_a_twin_counts_less_ahead_of_a_repair() -> None:
     assert places[1][[0, 1]].sum() < places[0][[0, 1]].sum()
     refit = ranking.groups[0].refit
     assert refit is not None
-    assert refit[[0, 1]].max() < 0.5 * np.delete(refit, [0, 1]).min()
+    assert refit.average[[0, 1]].max() < 0.5 * np.delete(refit.average, [0, 1]).min()
+    assert refit.greedy is not None
+    assert refit.greedy[[0, 1]].min() < 0.1 * np.delete(refit.greedy, [0, 1]).min()
 
 
 @pytest.mark.parametrize(

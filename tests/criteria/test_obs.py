@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.columns import every_place
-from graphprune.criteria import obs as obs_module
 from graphprune.criteria import rank
-from graphprune.criteria.obs import greedy_errors
 from graphprune.data import as_batches
-from graphprune.game import moments
+from graphprune.game import greedy, moments
 from graphprune.game.evaluation import Evaluator
+from graphprune.game.greedy import greedy_errors
 from graphprune.game.moments import gather_moments
 from graphprune.game.readers import Block, readers_of
 from graphprune.game.watching import WatchedNetwork
@@ -65,7 +64,7 @@ def test_greedy_errors_are_those_of_refits_solved_anew(
     columns: Tensor, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where several units go in a step, as long as the cheapest are among the candidates."""
-    monkeypatch.setattr(obs_module, "STEPS", steps)
+    monkeypatch.setattr(greedy, "STEPS", steps)
     blocks = (
         Block(np.array([0, 2]), np.array([[0, 3], [1, 4]])),
         Block(np.array([1, 3, 4, 5]), np.array([[2], [5], [6], [7]])),

@@ -39,7 +39,7 @@ def test_marginals_are_differences_of_worth(name: str) -> None:
     graph = traced(name)
     game = game_of(graph)
     chains = [chain_of(graph, 3, seed) for seed in range(2)]
-    found, _ = game.marginals(chains)
+    found = game.marginals(chains)
     for kept, row in zip(torch.cat(chains), found, strict=True):
         present = kept.nonzero()[:, 0]
         without = kept.expand(len(present), -1).clone()
@@ -124,7 +124,7 @@ def test_a_unit_matters_less_the_fewer_readers_are_left(two) -> None:
     second = graph.group("second.weight")
     fewer[second.first : second.first + 4] = False
     chain = torch.from_numpy(np.stack([whole, fewer]))
-    (before, after), _ = game.marginals([chain])
+    before, after = game.marginals([chain])
     first = graph.group("first.weight")
     assert (after[first.span] < before[first.span]).all()
 
@@ -146,7 +146,7 @@ def test_a_depthwise_layer_is_no_reason_to_keep_a_channel() -> None:
     with torch.no_grad():
         model[3].weight[:, 2] = 0  # nobody reads channel 2 but its own filter
     graph = trace(model, (x[:2],))
-    (found,), _ = RefitGame(Evaluator(graph, as_batches((x,))), seed=0).marginals(
+    (found,) = RefitGame(Evaluator(graph, as_batches((x,))), seed=0).marginals(
         [torch.from_numpy(graph.all_kept())[None]]
     )
     group = graph.groups[0]
@@ -158,10 +158,10 @@ def test_chains_make_no_difference_to_each_other() -> None:
     graph = traced("Residual")
     game = game_of(graph)
     chain = chain_of(graph, 4)
-    together, _ = game.marginals([chain])
-    alone, _ = game.marginals([row[None] for row in chain])
+    together = game.marginals([chain])
+    alone = game.marginals([row[None] for row in chain])
     np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-9)
-    assert game.marginals([])[0].shape == (0, graph.n_units)
+    assert game.marginals([]).shape == (0, graph.n_units)
 
 
 def test_layers_that_are_looked_at_in_portions_are_worth_the_same() -> None:
@@ -171,7 +171,7 @@ def test_layers_that_are_looked_at_in_portions_are_worth_the_same() -> None:
     whole = RefitGame(Evaluator(graph, data), seed=0)
     parts = RefitGame(Evaluator(graph, data), seed=0, max_bytes=1)
     assert len(whole.readers) > 2
-    for found, expected in zip(parts.marginals(chains), whole.marginals(chains), strict=True):
+    for found, expected in zip(parts.values_along(chains), whole.values_along(chains), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
     kept = torch.cat(chains)
     np.testing.assert_allclose(parts.values(kept), whole.values(kept), rtol=1e-9, atol=1e-12)

@@ -90,12 +90,16 @@ def test_shows_where_a_file_parts_from_its_network() -> None:
 
 
 def test_shows_how_far_scores_look_ahead() -> None:
-    tried = (WeightRecord(refit=0.5, kl=0.01234), WeightRecord(refit=0, kl=None))
+    tried = (
+        WeightRecord(refit=0.5, kl=0.01234),
+        WeightRecord(refit=0.25, kl=0.05, greedy=True),
+        WeightRecord(refit=0, kl=None),
+    )
     weighing = WeighingRecord(n_images=1256, tried=tried)
     manifest = runs.manifest().model_copy(update={"weighing": weighing})
     text = read(render(manifest, runs.plan(), runs.ranking())).text
     assert "weight of the refit game, divergence after the repair on 1,256 images" in text
-    assert "0.5 (0.0123 nats), 0 (infinite)" in text
+    assert "0.5 (0.0123 nats), 0.25 greedy (0.05 nats), 0 (infinite)" in text
 
 
 def test_shows_what_groups_traded() -> None:

@@ -15,12 +15,12 @@ from graphprune.data import CalibrationBatches, as_batches
 from graphprune.errors import OptionError, SurgeryError
 from graphprune.fidelity import Judge, rises
 from graphprune.graph import DependencyGraph, trace
-from graphprune.ranking import Ranking, split_by_group
+from graphprune.ranking import Ranking, RefitScores, split_by_group
 from graphprune.repairs import repair
 from graphprune.selection import Budget, select_within
 from graphprune.steps import LastStep, Step, Stepped, weigh_if
 from graphprune.surgery import cut
-from graphprune.weighing import MORE_SHARES, SHARES, weigh
+from graphprune.weighing import MORE_SHARES, SHARES, Share, weigh
 from tests.exchanging.test_exchanging import images
 from tests.traced import traced
 
@@ -32,19 +32,22 @@ NAMES = ("Residual", "PaddedShortcut", "Depthwise", "PackedAttention")
 def knowing(graph: DependencyGraph, seed: int = 0) -> Ranking:
     """Return a ranking of random values in both games, which have nothing to do with each other."""
     generator = np.random.default_rng(seed)
-    masked, refit = generator.random((2, graph.n_units)) + 0.1
-    stderr = 0.1 * masked
-    groups = split_by_group(graph, masked, stderr, refit=refit)
+    masked, average, greedy = generator.random((3, graph.n_units)) + 0.1
+    groups = split_by_group(graph, masked, 0.1 * masked, refit=RefitScores(average, greedy))
     return Ranking(graph=graph, groups=groups, criterion="shapley", game="network")
 
 
-def _repaired(
-    ranking: Ranking, data: CalibrationBatches, method: str, judge: Judge
-) -> torch.Tensor:
-    """Return how far the network of a ranking's plan is from the unpruned one once repaired."""
+def _left(ranking: Ranking, data: CalibrationBatches, method: str) -> torch.Tensor:
+    """Return how far a plan's network is from the unpruned one on images that did not repair it."""
     graph = ranking.graph
     kept = select_within(ranking, HALF).kept(graph)
-    return judge.divergences(repair(cut(graph, kept), data, method).model, kept)
+    one, other = data.split(data.n_images // 2)
+    return torch.cat(
+        [
+            Judge(graph, judging).divergences(repair(cut(graph, kept), fitted, method).model, kept)
+            for fitted, judging in ((one, other), (other, one))
+        ]
+    )
 
 
 # ---- what is tried and kept ---------------------------------------------------------------------
@@ -52,34 +55,34 @@ def _repaired(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("method", "shares"), [("least-squares", SHARES), ("bias", MORE_SHARES)])
-def test_the_nearest_network_is_kept(name: str, method: str, shares: tuple[float, ...]) -> None:
+def test_the_nearest_network_is_kept(name: str, method: str, shares: tuple[Share, ...]) -> None:
     graph = traced(name)
     ranking, data = knowing(graph), images(graph, 40)
     found = weigh(ranking, data, HALF, Repairing(method=method))
     assert found is not None
     assert found.n_images == 40
-    assert sorted(each.refit for each in found.tried) == sorted(shares)
+    assert {each.share for each in found.tried} == set(shares)
     for each in found.tried:
-        np.testing.assert_array_equal(each.ranking.scores, ranking.weighed(each.refit).scores)
+        expected = ranking.weighed(each.share.refit, greedy=each.share.greedy)
+        np.testing.assert_array_equal(each.ranking.scores, expected.scores)
         assert each.plan == select_within(each.ranking, HALF)
     assert found.best is found.tried[0]
     others = [each.divergence for each in found.tried[1:]]
     assert others == sorted(others)
     # No other one is better by more than a standard error; those further ahead are worse by more.
-    judge = Judge(graph, data)
-    each_image = {w.refit: _repaired(w.ranking, data, method, judge) for w in found.tried}
+    each_image = {w.share: _left(w.ranking, data, method) for w in found.tried}
     for each in found.tried:
-        assert each.divergence == pytest.approx(float(each_image[each.refit].mean()), rel=1e-6)
+        assert each.divergence == pytest.approx(float(each_image[each.share].mean()), rel=1e-6)
     least = min(each_image, key=lambda share: float(each_image[share].mean()))
     within = [s for s in shares if s == least or not rises(each_image[s] - each_image[least])]
-    assert found.best.refit == within[0]
+    assert found.best.share == within[0]
 
 
 def test_either_weight_can_be_the_better_one() -> None:
     graph = traced("Residual")
     data = images(graph, 40)
     kept = {
-        found.best.refit
+        found.best.share
         for seed in range(12)
         if (found := weigh(knowing(graph, seed), data, HALF, LEAST_SQUARES)) is not None
     }
@@ -99,11 +102,12 @@ def test_a_long_training_is_not_done_twice(monkeypatch: pytest.MonkeyPatch) -> N
     built = weighing.build
     monkeypatch.setattr(weighing, "build", watched)
     assert weigh(knowing(graph), data, HALF, Repairing(method="distill", seed=7)) is not None
-    assert asked == [Repairing(method="least-squares", seed=7)] * 2
+    assert asked == [Repairing(method="least-squares", seed=7)] * 6
 
 
 def with_divergences(monkeypatch: pytest.MonkeyPatch, *found: list[float]) -> None:
-    left = iter(found)
+    """Let both halves find the same of every plan."""
+    left = iter([each for each in found for _ in range(2)])
     monkeypatch.setattr(
         Judge, "divergences", lambda *arguments: torch.tensor(next(left), dtype=torch.float64)
     )
@@ -113,28 +117,34 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("ahead", "masked", "kept"),
+    ("average", "greedy", "masked", "kept"),
     [
-        ([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], SHARES[0]),
-        ([1.0, 2.0, 3.0], [0.9, 1.9, 2.9], SHARES[1]),  # on every image
-        ([1.0, 2.0, 3.0], [0.1, 2.1, 3.7], SHARES[0]),  # by less than a standard error
-        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], SHARES[0]),
-        ([1.0, NAN, 3.0], [5.0, 6.0, 7.0], SHARES[1]),
-        ([5.0, 6.0, 7.0], [1.0, NAN, 3.0], SHARES[0]),
-        ([NAN, NAN, NAN], [NAN, 1.0, NAN], SHARES[0]),
+        ([1.0, 2.0, 3.0], [1.2, 2.2, 3.2], [1.1, 2.1, 3.1], 0),
+        ([1.0, 2.0, 3.0], [0.9, 1.9, 2.9], [1.1, 2.1, 3.1], 1),  # on every image
+        ([1.0, 2.0, 3.0], [0.9, 1.9, 2.9], [0.8, 1.8, 2.8], 2),
+        ([1.0, 2.0, 3.0], [0.1, 2.1, 3.7], [0.2, 2.0, 3.8], 0),  # by less than a standard error
+        ([2.0, 3.0, 4.0], [0.1, 2.1, 3.7], [0.2, 1.9, 3.7], 1),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 0),
+        ([1.0, NAN, 3.0], [5.0, 6.0, 8.0], [5.0, 6.5, 7.2], 1),
+        ([5.0, 6.0, 7.0], [1.0, NAN, 3.0], [1.0, 2.0, NAN], 0),
+        ([NAN, NAN, NAN], [NAN, 1.0, NAN], [NAN, 1.0, NAN], 0),
     ],
 )
-def test_what_looks_ahead_is_kept_unless_it_is_worse_by_more_than_chance(
-    monkeypatch: pytest.MonkeyPatch, ahead: list[float], masked: list[float], kept: float
+def test_what_comes_first_is_kept_unless_it_is_worse_by_more_than_chance(
+    monkeypatch: pytest.MonkeyPatch,
+    average: list[float],
+    greedy: list[float],
+    masked: list[float],
+    kept: int,
 ) -> None:
     graph = traced("Residual")
-    with_divergences(monkeypatch, ahead, masked)
+    with_divergences(monkeypatch, average, greedy, masked)
     found = weigh(knowing(graph), images(graph, 10), HALF, LEAST_SQUARES)
     assert found is not None
-    assert found.best.refit == kept
-    by_share = {each.refit: each.divergence for each in found.tried}
-    for share, divergences in zip(SHARES, (ahead, masked), strict=True):
-        finite = NAN not in divergences and all(np.isfinite(divergences))
+    assert found.best.share == SHARES[kept]
+    by_share = {each.share: each.divergence for each in found.tried}
+    for share, divergences in zip(SHARES, (average, greedy, masked), strict=True):
+        finite = all(np.isfinite(divergences))
         assert by_share[share] == (pytest.approx(np.mean(divergences)) if finite else float("inf"))
 
 
@@ -145,7 +155,7 @@ def test_a_repair_that_overflows_loses(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def overflowing(*arguments: object) -> object:
         tried.append(arguments)
-        if len(tried) == 1:
+        if len(tried) == 1:  # one half of the first plan
             raise SurgeryError("repair 'least-squares' would make a.weight NaN", hint="-")
         return built(*arguments)  # type: ignore[arg-type]
 
@@ -153,16 +163,18 @@ def test_a_repair_that_overflows_loses(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = traced("Residual")
     found = weigh(knowing(graph), images(graph, 40), HALF, LEAST_SQUARES)
     assert found is not None
-    assert found.best.refit == SHARES[1]
-    assert found.tried[1].divergence == float("inf")
+    assert found.best.share in SHARES[1:]
+    assert found.tried[-1].share == SHARES[0]
+    assert found.tried[-1].divergence == float("inf")
 
 
-def test_one_image_decides_by_its_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = traced("Residual")
-    with_divergences(monkeypatch, [2.0], [1.0])
-    found = weigh(knowing(graph), images(graph, 10), HALF, LEAST_SQUARES)
+def test_one_image_repairs_and_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, left = traced("Residual"), iter([[2.0], [1.0], [3.0]])
+    monkeypatch.setattr(Judge, "divergences", lambda *arguments: torch.tensor(next(left)))
+    found = weigh(knowing(graph), images(graph, 1), HALF, LEAST_SQUARES)
     assert found is not None
-    assert found.best.refit == SHARES[1]
+    assert found.n_images == 1
+    assert found.best.share == SHARES[1]
 
 
 def test_every_plan_is_told() -> None:
@@ -174,7 +186,7 @@ def test_every_plan_is_told() -> None:
         LEAST_SQUARES,
         lambda stage, done, total: told.append((stage, done, total)),
     )
-    assert told == [("weighing", done, 2) for done in (0, 1, 1, 2)]
+    assert told == [("weighing", done, 6) for n in range(6) for done in (n, n + 1)]
 
 
 # ---- nothing to weigh ---------------------------------------------------------------------------
@@ -193,10 +205,42 @@ def test_no_repair_follows() -> None:
     assert weigh(knowing(graph), images(graph), HALF, Repairing(method="none")) is None
 
 
+def test_a_plan_that_several_come_to_is_repaired_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = traced("Residual")
+    ranking, told = knowing(graph), []
+    groups = tuple(
+        replace(group, refit=RefitScores(group.refit.average, group.refit.average))
+        for group in ranking.groups
+        if group.refit is not None
+    )
+    data, twins = images(graph, 40), replace(ranking, groups=groups)
+    found = weigh(twins, data, HALF, LEAST_SQUARES, lambda *step: told.append(step))
+    assert found is not None
+    assert [each.share for each in found.tried].index(SHARES[0]) < 2
+    one, other = (w for share in SHARES[:2] for w in found.tried if w.share == share)
+    assert (one.plan, one.divergence) == (other.plan, other.divergence)
+    assert told[-1] == ("weighing", 4, 4)  # two halves of two plans
+
+
+def test_a_ranking_that_knows_averages_only() -> None:
+    graph = traced("Residual")
+    ranking = knowing(graph)
+    groups = tuple(
+        replace(group, refit=RefitScores(group.refit.average))
+        for group in ranking.groups
+        if group.refit is not None
+    )
+    found = weigh(replace(ranking, groups=groups), images(graph, 40), HALF, LEAST_SQUARES)
+    assert found is not None
+    assert {each.share for each in found.tried} == {s for s in SHARES if not s.greedy}
+
+
 def test_plans_that_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = traced("Residual")
     ranking = knowing(graph)
-    groups = tuple(replace(group, refit=group.scores) for group in ranking.groups)
+    groups = tuple(
+        replace(group, refit=RefitScores(group.scores, group.scores)) for group in ranking.groups
+    )
     monkeypatch.setattr("graphprune.weighing.build", None)  # nothing is cut
     assert weigh(replace(ranking, groups=groups), images(graph), HALF, LEAST_SQUARES) is None
 
@@ -266,10 +310,12 @@ def test_from_python_as_prune_does_it() -> None:
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
-def test_scores_are_geometric_means_that_can_be_undone(share: float) -> None:
+@pytest.mark.parametrize("greedy", [False, True])
+def test_scores_are_geometric_means_that_can_be_undone(share: float, greedy: bool) -> None:
     ranking = knowing(traced("Residual"))
-    weighed = ranking.weighed(share)
-    refit = np.concatenate([g.refit for g in ranking.groups if g.refit is not None])
+    weighed = ranking.weighed(share, greedy=greedy)
+    known = [g.refit.along(greedy=greedy) for g in ranking.groups if g.refit is not None]
+    refit = np.concatenate(known)
     expected = ranking.scores ** (1 - share) * refit**share
     np.testing.assert_allclose(weighed.scores, expected, rtol=1e-12)
     stderr = np.concatenate([group.stderr for group in weighed.groups])
