@@ -2,11 +2,11 @@
 
 A unit's value in the masked game says what it is worth while nothing is made up for, its value in
 the refit game what no refit can make up for, either on average or as units go greedily. Before
-least squares the geometric mean of the first with the averages ranks best on residual networks, yet
-on a small plain one it costs up to three points, and that with the greedy values is the better one;
-before other repairs any of them may be, or something in between. So the plans of all are cut and
-repaired, and their networks' predictions compared with the unpruned one's. The one that comes first
-is kept unless another diverges less by more than a standard error.
+least squares the geometric mean of the first with one of the others ranks best, but which depends
+on the network and on how much goes; on some networks, and before other repairs, it may be the first
+alone, or something in between. So the plans of all are cut and repaired, and their networks'
+predictions compared with the unpruned one's. Of those that look ahead the one is kept that diverges
+least, unless the masked game's own diverges less by more than a standard error.
 
 All images judge, none a network that has seen it: one half repairs and the other half judges, then
 the other way round. A quarter held out was measured, too, and chose worse plans, because so few
@@ -47,16 +47,13 @@ class Share:
     greedy: bool = False
 
 
-SHARES = (Share(AHEAD), Share(AHEAD, greedy=True), Share(0.0))
-"""What competes; one that comes first need not be better by much ..."""
+MASKED = Share(0.0)
+"""The masked game alone."""
 
-MORE_SHARES = (
-    Share(AHEAD, greedy=True),
-    Share(AHEAD),
-    Share(AHEAD / 2, greedy=True),
-    Share(AHEAD / 2),
-    Share(0.0),
-)
+SHARES = (Share(AHEAD), Share(AHEAD, greedy=True))
+"""What competes with it ..."""
+
+MORE_SHARES = (*SHARES, Share(AHEAD / 2), Share(AHEAD / 2, greedy=True))
 """... and before a repair that refits no layer, which takes little time."""
 
 _STAGE = "weighing"
@@ -136,11 +133,8 @@ def weigh(
     """
     if repairing.method == "none" or not ranking.knows_refits:
         return None
-    shares = [
-        share
-        for share in (SHARES if repairing.method in REFITTING else MORE_SHARES)
-        if ranking.knows_greedy_refits or not share.greedy
-    ]
+    ahead = SHARES if repairing.method in REFITTING else MORE_SHARES
+    shares = [s for s in ahead if ranking.knows_greedy_refits or not s.greedy] + [MASKED]
     rankings = [ranking.weighed(share.refit, greedy=share.greedy) for share in shares]
     plans = [select_within(each, budget) for each in rankings]
     graph = ranking.graph
@@ -158,10 +152,17 @@ def weigh(
         Weight(share=share, ranking=scores, plan=plan, divergence=_mean(each))
         for share, scores, plan, each in zip(shares, rankings, plans, found, strict=True)
     ]
-    lowest = min(range(len(weights)), key=lambda n: weights[n].divergence)
-    best = next(n for n in range(len(found)) if n == lowest or not rises(found[n] - found[lowest]))
+    best = _best(weights, found)
     others = sorted(weights[:best] + weights[best + 1 :], key=lambda weight: weight.divergence)
     return Weighed(tried=(weights[best], *others), n_images=data.n_images)
+
+
+def _best(weights: Sequence[Weight], found: Sequence[Tensor]) -> int:
+    """Return the number of the plan that is kept; the masked game's is the last."""
+    masked = len(weights) - 1
+    ahead = min(range(masked), key=lambda n: weights[n].divergence)
+    better = weights[masked].divergence < weights[ahead].divergence
+    return masked if better and rises(found[ahead] - found[masked]) else ahead
 
 
 def _mean(divergences: Tensor) -> float:
