@@ -239,8 +239,8 @@ def weigh(  # noqa: PLR0913 - one for each option of the command
 ) -> Weighed | None:
     """Settle by repairing how far scores look ahead to a repair, as ``graphprune prune`` does.
 
-    Plans are made by the masked game alone and by the refit game, too; they are cut and repaired,
-    and the networks compared with the unpruned one.
+    Plans are made by the masked game alone and by the refit game, too; they are cut and repaired on
+    one half of the images, and the networks compared with the unpruned one on the other half.
 
     Args:
         ranking: What :func:`rank` returned by ``shapley``.
