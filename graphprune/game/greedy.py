@@ -22,6 +22,10 @@ STEPS = 128
 _CANDIDATES = 4
 """Times as many units are looked at in a step as go in it."""
 
+_CROWDED = 0.8
+"""Share of columns that are read, below which the others are left out: nearly all that a step costs
+is to change the inverse."""
+
 
 def greedy_errors(
     weight: Tensor, inverse: Tensor, blocks: Sequence[Block]
@@ -38,24 +42,43 @@ def greedy_errors(
     Returns:
         Units and half the squared error of their removal, largest so far, in order of removal.
     """
-    # What is removed stays in place; no more is read of it.
-    columns = {
-        int(unit): torch.from_numpy(own)
-        for block in blocks
-        for unit, own in zip(block.units, block.columns, strict=True)
-    }
     left, found, largest = list(blocks), [], 0.0
-    count = math.ceil(len(columns) / STEPS)
+    count = math.ceil(sum(len(block.units) for block in left) / STEPS)
     while left:
+        if sum(block.columns.size for block in left) < _CROWDED * weight.shape[1]:
+            weight, inverse, left = _read_of(weight, inverse, left)
         errors = _errors(weight, inverse, left)
         cheapest = sorted(errors, key=errors.__getitem__)[: _CANDIDATES * count]
-        for unit, error in _cheapest(weight, inverse, {u: columns[u] for u in cheapest}, count):
+        # One by one, and only candidates are updated in between.
+        gone = _cheapest(*_read_of(weight, inverse, _among(left, cheapest)), count)
+        for unit, error in gone:
             largest = max(largest, error)
             found.append((unit, largest))
-        gone = {unit for unit, _ in found[-min(count, len(errors)) :]}
-        without(weight, inverse, torch.cat([columns[unit] for unit in gone]))
-        left = _without(left, gone)
+        units = [unit for unit, _ in gone]
+        without(weight, inverse, _columns(_among(left, units)))
+        left = _among(left, units, invert=True)
     return found
+
+
+def _among(blocks: Sequence[Block], units: Sequence[int], *, invert: bool = False) -> list[Block]:
+    """Return the blocks of some units, or of all others."""
+    chosen = (block.where(np.isin(block.units, units, invert=invert)) for block in blocks)
+    return [block for block in chosen if block.units.size]
+
+
+def _columns(blocks: Sequence[Block]) -> Tensor:
+    return torch.from_numpy(np.concatenate([block.columns.ravel() for block in blocks]))
+
+
+def _read_of(
+    weight: Tensor, inverse: Tensor, blocks: Sequence[Block]
+) -> tuple[Tensor, Tensor, list[Block]]:
+    """Return what is read of some units, which are numbered anew: their columns alone."""
+    read = _columns(blocks)
+    places = np.zeros(weight.shape[1], np.int64)
+    places[read.numpy()] = np.arange(len(read))
+    renumbered = [Block(block.units, places[block.columns]) for block in blocks]
+    return weight[:, read], inverse[read[:, None], read], renumbered
 
 
 def _errors(weight: Tensor, inverse: Tensor, blocks: Sequence[Block]) -> dict[int, float]:
@@ -69,26 +92,14 @@ def _errors(weight: Tensor, inverse: Tensor, blocks: Sequence[Block]) -> dict[in
 
 
 def _cheapest(
-    weight: Tensor, inverse: Tensor, candidates: dict[int, Tensor], count: int
+    weight: Tensor, inverse: Tensor, blocks: Sequence[Block], count: int
 ) -> list[tuple[int, float]]:
-    """Remove units one by one, the cheapest of some candidates first; those alone are updated."""
-    read = torch.cat(list(candidates.values()))
-    weight, inverse = weight[:, read], inverse[read][:, read]
-    ends = np.cumsum([len(own) for own in candidates.values()])
-    places = {
-        unit: np.arange(end - len(own), end)
-        for (unit, own), end in zip(candidates.items(), ends, strict=True)
-    }
-    found = []
-    for _ in range(min(count, len(places))):
-        left = [Block(np.array([unit]), own[None]) for unit, own in places.items()]
-        errors = _errors(weight, inverse, left)
+    """Remove so many units, or all, one by one, the cheapest first; all is given up."""
+    found: list[tuple[int, float]] = []
+    while blocks and len(found) < count:
+        errors = _errors(weight, inverse, blocks)
         unit = min(errors, key=errors.__getitem__)
         found.append((unit, errors[unit]))
-        without(weight, inverse, torch.from_numpy(places.pop(unit)))
+        without(weight, inverse, _columns(_among(blocks, [unit])))
+        blocks = _among(blocks, [unit], invert=True)
     return found
-
-
-def _without(blocks: Sequence[Block], gone: set[int]) -> list[Block]:
-    kept = [block.where(~np.isin(block.units, list(gone))) for block in blocks]
-    return [block for block in kept if block.units.size]

@@ -100,7 +100,9 @@ def _blocks(inverse: Tensor, columns: Tensor) -> Tensor:
 
 def _risen(weight: Tensor, held: Tensor, columns: Tensor) -> Tensor:
     own = weight[:, columns].permute(1, 2, 0)
-    found: Tensor = (own * torch.linalg.solve(held, own)).sum(1)
+    # Of one column each it is a quotient, which is much faster.
+    solved = own / held if columns.shape[1] == 1 else torch.linalg.solve(held, own)
+    found: Tensor = (own * solved).sum(1)
     return found
 
 
