@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ExchangeRecord,
         FaithfulnessRecord,
         FidelityRecord,
+        HeldOutRecord,
         LatencyRecord,
         StepRecord,
         WeighingRecord,
@@ -314,15 +315,19 @@ def _asked(plan: PruningPlan) -> str:
     )
 
 
-def _say_faithful(found: FaithfulnessRecord) -> None:
+def _say_faithful(found: FaithfulnessRecord, held_out: HeldOutRecord | None) -> None:
     """Say how near the network is to the unpruned one, as cut and as repaired."""
-    records = [("as cut", found.cut)]
+    records = [("as cut", found.cut, f" ({found.n_images:,} images)")]
     if found.repaired != found.cut:
-        records.append(("repaired", found.repaired))
-    for name, record in records:
+        records.append(("repaired with them", found.repaired, ""))
+    for name, record, images in records:
         same = record.agreement
         agree = "" if same is None else f", {console.percent(same)} of predictions the same"
-        console.say(f"{name}: divergence {_nats(record)}{agree} ({found.n_images:,} images)")
+        console.say(f"{name}: divergence {_nats(record)}{agree}{images}")
+    if held_out is not None:
+        console.say(
+            f"repaired without {held_out.n_images:,} of them: divergence there {held_out.told}"
+        )
 
 
 def _measured(latency: LatencyRecord) -> str:
@@ -356,7 +361,7 @@ def _show(pruned: Pruned, *, as_json: bool) -> None:
     console.print_table("pruned", ["", "before", "after", "removed"], rows)
     console.say(f"{_asked(plan)}; repair: {manifest.repair.method}")
     if manifest.fidelity is not None:
-        _say_faithful(manifest.fidelity)
+        _say_faithful(manifest.fidelity, manifest.repair.held_out)
     if manifest.latency is not None:
         console.say(_measured(manifest.latency))
     console.print_table(

@@ -372,6 +372,14 @@ class HeldOutRecord(_Record):
     before: Error
     after: Error
 
+    @property
+    def told(self) -> str:
+        """What is left and what there was, for people."""
+        after, before = (
+            "infinite" if kl is None else f"{kl:.3f}" for kl in (self.after, self.before)
+        )
+        return f"{after} nats, as cut {before}"
+
 
 class LayerGainRecord(_Record):
     """What the refit of one layer was worth: shares of variance, see ``LayerGain``."""

@@ -17,6 +17,7 @@ from graphprune.artifacts import (
     DivergenceRecord,
     ExchangeRecord,
     FaithfulnessRecord,
+    HeldOutRecord,
     LatencyRecord,
     LayerGainRecord,
     ManifestFile,
@@ -271,6 +272,7 @@ def _fidelity_figure(found: FaithfulnessRecord) -> Figure:
     cut, repaired = found.cut, found.repaired
     same = "" if repaired.agreement is None else f"{_percent(repaired.agreement)} same class"
     agreed = [x.agreement for x in (cut, repaired) if x.agreement is not None]
+    repairing = "" if repaired == cut else ", which repaired it"
     shares = f", most likely class the same on {' → '.join(map(_percent, agreed))}"
     return Figure(
         name="divergence, as cut → repaired",
@@ -278,7 +280,7 @@ def _fidelity_figure(found: FaithfulnessRecord) -> Figure:
         after=_nats(repaired.kl),
         change=same or _nats(repaired.kl),
         exact=f"from the unpruned network's predictions, in nats, on {found.n_images:,} "
-        f"calibration images{shares if agreed else ''}",
+        f"calibration images{repairing}{shares if agreed else ''}",
         left=None,
     )
 
@@ -447,6 +449,7 @@ def _pruning_rows(manifest: ManifestFile, plan: PlanFile) -> tuple[tuple[str, st
         *_exchange_rows(manifest.exchange),
         *_candidate_rows(manifest.candidates),
         ("repair", manifest.repair.method),
+        *_held_out_rows(manifest.repair.held_out),
         ("tensors changed by the repair", str(len(manifest.repair.changed))),
         ("seed", str(manifest.seed)),
     )
@@ -457,6 +460,13 @@ def _weighing_rows(found: WeighingRecord | None) -> list[tuple[str, str | None]]
         return []
     label = f"weight of the refit game, divergence after the repair on {found.n_images:,} images"
     return [(label, ", ".join(found.told))]
+
+
+def _held_out_rows(found: HeldOutRecord | None) -> list[tuple[str, str | None]]:
+    if found is None:
+        return []
+    label = f"repaired without {found.n_images:,} of the images, divergence on these"
+    return [(label, found.told)]
 
 
 def _exchange_rows(found: ExchangeRecord | None) -> list[tuple[str, str | None]]:

@@ -34,6 +34,11 @@ def test_the_nearest_network_is_kept_and_said_to_be(run: Run, workplace: Path, r
     for each in weighing["tried"]:
         name = f"{each['refit']:g} greedy (" if each["greedy"] else f"{each['refit']:g} ("
         assert name in told
+    assert "as cut: divergence" in told
+    assert "repaired with them: divergence" in told
+    if repair == "least-squares":
+        held_out = manifest["repair"]["held_out"]
+        assert f"without 5 of them: divergence there {held_out['after']:.3f} nats, as cut" in told
     report = (workplace / "graphprune-out" / "report.html").read_text()
     assert "weight of the refit game, divergence after the repair on 40 images" in report
     assert run("validate").code == 0

@@ -32,16 +32,23 @@ def least_error(columns: Tensor, target: Tensor, kept: list[int], weights: Tenso
 
 
 def greedily(
-    columns: Tensor, target: Tensor, units: dict[int, list[int]], weights: Tensor
+    columns: Tensor,
+    target: Tensor,
+    units: dict[int, list[int]],
+    weights: Tensor,
+    always: tuple[int, ...] = (),
 ) -> dict[int, float]:
-    """Remove units one by one with a refit for every candidate."""
+    """Remove units one by one with a refit for every candidate; some columns always stay."""
     found: dict[int, float] = {}
     error, largest = 0.0, 0.0
     while len(found) < len(units):
         left = [unit for unit in units if unit not in found]
         tried = {
             unit: least_error(
-                columns, target, [c for u in left if u != unit for c in units[u]], weights
+                columns,
+                target,
+                [*always, *(c for u in left if u != unit for c in units[u])],
+                weights,
             )
             for unit in left
         }
@@ -78,6 +85,22 @@ def test_greedy_errors_are_those_of_refits_solved_anew(
     expected = greedily(columns, columns @ weight.mT, units, worth)
     assert [unit for unit, _ in found] == list(expected)
     np.testing.assert_allclose([e for _, e in found], list(expected.values()), rtol=1e-8)
+
+
+def test_columns_that_are_always_there_help_to_make_up(columns: Tensor) -> None:
+    """They belong to no unit, as those of a pinned input do."""
+    blocks = (Block(np.array([7, 3, 5]), np.array([[1], [4], [6]])),)
+    units, always = {7: [1], 3: [4], 5: [6]}, (0, 2, 3, 5, 7)
+    weight = torch.randn(3, 8, generator=torch.Generator().manual_seed(2), dtype=DOUBLE)
+    with_one = torch.cat([columns, torch.ones(80, 1, dtype=DOUBLE)], 1)
+    inverse = torch.linalg.inv(with_one.mT @ with_one / 80)[:-1, :-1]
+    found = greedy_errors(weight.clone(), inverse, blocks)
+    worth = torch.ones(3, dtype=DOUBLE)
+    expected = greedily(columns, columns @ weight.mT, units, worth, always)
+    assert [unit for unit, _ in found] == list(expected)
+    np.testing.assert_allclose([e for _, e in found], list(expected.values()), rtol=1e-8)
+    alone = greedily(columns, columns @ weight.mT, units, worth)
+    assert alone[found[-1][0]] > 2 * expected[found[-1][0]]
 
 
 def test_a_unit_that_others_can_stand_in_for_costs_nothing() -> None:

@@ -102,6 +102,12 @@ def test_shows_how_far_scores_look_ahead() -> None:
     assert "0.5 (0.0123 nats), 0.25 greedy (0.05 nats), 0 (infinite)" in text
 
 
+def test_says_what_is_left_on_images_that_did_not_repair() -> None:
+    text = read(render(runs.manifest(), runs.plan(), runs.ranking())).text
+    assert "repaired without 16 of the images, divergence on these" in text
+    assert "0.100 nats, as cut 0.500" in text
+
+
 def test_shows_what_groups_traded() -> None:
     traded = ExchangeRecord(value="kl", before=-3.776, after=None, evaluations=54, n_images=256)
     manifest = runs.manifest().model_copy(update={"exchange": traded})
