@@ -327,9 +327,9 @@ def test_a_ranking_from_before_there_were_greedy_refits(
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("scores", "7 scores, 8 standard errors, 8 values of refits, 8 greedy ones and 8 of"),
-        ("refit", "8 scores, 8 standard errors, 7 values of refits, 8 greedy ones and 8 of"),
-        ("refit_greedy", "8 scores, 8 standard errors, 8 values of refits, 7 greedy ones and 8 of"),
+        ("scores", "7 scores, 8 standard errors, 8 values of refits, 8 greedy ones"),
+        ("refit", "8 scores, 8 standard errors, 7 values of refits, 8 greedy ones"),
+        ("refit_greedy", "8 scores, 8 standard errors, 8 values of refits, 7 greedy ones"),
     ],
 )
 def test_scores_that_do_not_match_units(
