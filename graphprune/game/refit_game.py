@@ -184,7 +184,8 @@ class _Layer:
 
     def _add_greedy(self, group: int, inverse: Tensor, found: Marginals) -> None:
         # Errors count by the root mean square of the slopes: its square root goes into the weight.
-        weighted = self._slopes[group].sqrt()[:, None] * self._weight[group].to(inverse)
+        weighted = self._weight[group].to(inverse, copy=True)
+        weighted.mul_(self._slopes[group].sqrt()[:, None])
         for unit, error in greedy_errors(weighted, inverse, self._reader.blocks[group]):
             found[unit] += error
 

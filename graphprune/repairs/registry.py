@@ -15,6 +15,7 @@ from graphprune.errors import DataError, OptionError, SurgeryError
 from graphprune.fidelity import Fidelity, Judge, judge_of
 from graphprune.game.evaluation import MEMORY
 from graphprune.progress import Progress, silent
+from graphprune.releasing import release, size_of
 from graphprune.signature import a_weight
 from graphprune.surgery import Origin, PrunedModel
 from graphprune.tracing import named_tensors
@@ -286,6 +287,7 @@ def repair_in_place(
         return result
     # Now to all images, with all that was chosen on those held out. What was measured stays what
     # it was measured on: a network that had not seen them.
+    release(size_of(model))  # what the first fit leaves behind
     reset(model, as_cut())
     last = replace(job, data=images, held_out=None, judge=None, decided=outcome.layers)
     settled = _run(result.method, last)

@@ -78,7 +78,11 @@ class Sample:
     def _added(self, change: Change) -> Tensor:
         added = change.bias[:, None]
         if change.weight.dim() == 3:
-            added = added + (self.columns @ change.weight.mT.to(self.columns)).double()
+            weight = change.weight.mT
+            if weight.numel() > self.columns.numel():  # the smaller one is copied
+                added = added + self.columns.to(weight) @ weight
+            else:
+                added = added + (self.columns @ weight.to(self.columns)).double()
         return added.to(self.residuals)
 
 
