@@ -25,7 +25,6 @@ from graphprune.criteria.request import RankRequest, Scored
 from graphprune.estimators.removal import removal_orders
 from graphprune.game.games import NetworkGame
 from graphprune.game.moments import allowed_bytes, refit_bytes
-from graphprune.game.readers import readers_of
 from graphprune.game.refit_game import RefitGame
 from graphprune.ranking import RefitScores, Scores, geometric_means
 
@@ -58,7 +57,7 @@ def looking_ahead(request: RankRequest, scored: Scored, game: NetworkGame) -> Sc
         return replace(scored, scores=scores, stderr=stderr, for_repair="least-squares")
     if request.value not in MEASURED:
         return replace(scored, for_repair="none")
-    needed = max((refit_bytes([reader]) for reader in readers_of(request.graph)), default=0)
+    needed = max((refit_bytes([reader]) for reader in refits.readers), default=0)
     allowed = allowed_bytes(request.running)
     if needed > allowed:
         notes = (*scored.notes, _too_large(needed, allowed))

@@ -86,7 +86,7 @@ def _errors(weight: Tensor, inverse: Tensor, blocks: Sequence[Block]) -> dict[in
     found: dict[int, float] = {}
     for block in blocks:
         columns = torch.from_numpy(block.columns)
-        errors = 0.5 * rises(weight, inverse, columns).sum(1)
+        errors = 0.5 * rises(weight, inverse, columns)
         found.update(zip(block.units.tolist(), errors.tolist(), strict=True))
     return found
 

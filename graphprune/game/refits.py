@@ -80,7 +80,7 @@ def inverse_moments(gram: Tensor) -> Tensor:
 
 
 def rises(weight: Tensor, inverse: Tensor, columns: Tensor) -> Tensor:
-    """Return by how much the mean squared errors of outputs rise.
+    """Return by how much the mean squared errors of all outputs together rise.
 
     Args:
         weight: (outputs, columns), least squares by now.
@@ -88,10 +88,10 @@ def rises(weight: Tensor, inverse: Tensor, columns: Tensor) -> Tensor:
         columns: (n, size) that would go together, n times other ones.
 
     Returns:
-        (n, outputs).
+        (n,).
     """
     parts = columns.split(at_once(columns.shape[1] * max(len(weight), columns.shape[1])))
-    return torch.cat([_risen(weight, _blocks(inverse, part), part) for part in parts])
+    return torch.cat([_risen(weight, _blocks(inverse, part), part).sum(1) for part in parts])
 
 
 def _blocks(inverse: Tensor, columns: Tensor) -> Tensor:
