@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
-
-from tests.distributed.program import STAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +30,6 @@ def environment(**more: str) -> dict[str, str]:
 def start_program(folder: Path, size: int = 3) -> list[subprocess.Popen[str]]:
     """Start all ranks of :mod:`tests.distributed.program`."""
     command = [sys.executable, "-m", "tests.distributed.program", str(folder)]
-    command += map(str, free_ports(len(STAGES)))
     return [
         subprocess.Popen(
             command,
@@ -46,14 +41,6 @@ def start_program(folder: Path, size: int = 3) -> list[subprocess.Popen[str]]:
         )
         for rank in range(size)
     ]
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def start(*command: str, cwd: Path) -> subprocess.Popen[str]:

@@ -1,6 +1,6 @@
 """What every rank of the tests runs: one stage after the other, each with connections of its own.
 
-Usage: RANK=... program.py FOLDER PORT PORT ...  Each rank writes what it saw, as JSON.
+Usage: RANK=... program.py FOLDER  Each rank writes what it saw, as JSON.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -164,12 +165,27 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def main(folder: Path, ports: list[str]) -> None:
+def port_of(stage: str, folder: Path, *, leads: bool) -> str:
+    """Return a port that was free a moment ago; the leading rank chooses it, the others wait."""
+    path = folder / f"port-{stage}"
+    if leads:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            chosen = path.with_suffix(".chosen")
+            chosen.write_text(str(probe.getsockname()[1]))
+        chosen.rename(path)
+    while not path.exists():
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
-    for (name, stage), port in zip(STAGES.items(), ports, strict=True):
+    for name, stage in STAGES.items():
         size = 2 if name == "two" else 3
         if rank >= size:
             continue
+        port = port_of(name, folder, leads=rank == 0)
         os.environ |= {"MASTER_PORT": port, "WORLD_SIZE": str(size)}
         start = time.monotonic()
         seen: Any
@@ -190,4 +206,4 @@ def main(folder: Path, ports: list[str]) -> None:
 if __name__ == "__main__":
     distributed.PATIENCE = 2.0
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]))
