@@ -61,7 +61,7 @@ Exchange = Annotated[
     bool | None,
     typer.Option(
         "--exchange/--no-exchange",
-        help="Let groups trade units while what is kept plays better; by default where no "
+        help="Let units trade places while what is kept plays better; by default where no "
         "repair follows.",
     ),
 ]
@@ -284,10 +284,10 @@ def _show_search(choice: ChoiceRecord | None, steps: Sequence[StepRecord], of: s
 
 
 def _say_exchange(found: ExchangeRecord | None) -> None:
-    """Say what trading units between groups gained."""
+    """Say what trading places gained."""
     if found is not None:
         console.say(
-            f"exchange between groups: {found.value} {found.gain} "
+            f"exchange: {found.value} {found.gain} "
             f"({found.evaluations:,} coalitions, {found.n_images:,} images)"
         )
 

@@ -188,22 +188,22 @@ def exchange(  # noqa: PLR0913 - one for each option of the command
     max_memory: int = MEMORY,
     progress: Progress = silent,
 ) -> Exchanged:
-    """Choose the units that go, then let groups trade some while what is kept is worth more.
+    """Choose the units that go, then let some trade places while what is kept is worth more.
 
     For networks that stay as they are cut: a repair that follows changes what units are worth.
 
     Args:
-        ranking: What :func:`rank` returned; the order of units within each group stays.
+        ranking: What :func:`rank` returned; it stays as it is.
         data: As for :func:`rank`.
         ratio: Fraction to remove, as for :func:`select`.
         of: ``units``, ``params`` or ``macs``.
         scope: ``global``: all units compete.
         min_units: As for :func:`select`.
         round_to: As for :func:`select`.
-        seed: Draws images where there are more than pay.
+        seed: Draws images where there are more than pay, and predictions.
         device: Where the network is run.
         max_memory: Bytes that activations may take.
-        progress: Told about every coalition that is played.
+        progress: Told about every pass.
 
     Returns:
         The plan (``.plan``) and what is kept is worth ``.before`` and ``.after``.

@@ -289,7 +289,7 @@ class WeighingRecord(_Record):
 
 
 class ExchangeRecord(_Record):
-    """How groups traded units: mean worth of what is kept, see ``Exchanged``."""
+    """How units traded places: mean worth of what is kept, see ``Exchanged``."""
 
     value: str
     before: Error

@@ -87,7 +87,7 @@ class Stepped:
         steps: Every step.
         last: What the last step selected from.
         weighed: How far it is best to look ahead; None if that was not tried.
-        exchanged: How groups traded units in the end; None if they did not.
+        exchanged: How units traded places in the end; None if they did not.
     """
 
     ranking: Ranking
@@ -158,6 +158,22 @@ def select_in_steps(
     )
 
 
+def select_once(ranking: Ranking, budget: Budget) -> Stepped:
+    """Choose the units that go by one ranking.
+
+    Args:
+        ranking: Scores, higher = keep.
+        budget: How much goes.
+
+    Raises:
+        OptionError: An option is not one of those allowed.
+        BudgetError: So much cannot be removed.
+    """
+    last = LastStep(ranking=ranking, budget=budget)
+    plan = last.select(budget.ratio)
+    return Stepped(ranking=ranking, plan=plan, steps=(_step(plan),), last=last)
+
+
 def weigh_if(
     found: Stepped,
     data: CalibrationBatches | None,
@@ -186,7 +202,7 @@ def weigh_if(
 
 @dataclass(frozen=True, kw_only=True)
 class Trading:
-    """Whether and how groups trade units, see :mod:`graphprune.exchanging`.
+    """Whether and how units trade places, see :mod:`graphprune.exchanging`.
 
     Args:
         wanted: Whether; None does where it fits: in one step, and if no repair follows.
@@ -208,7 +224,7 @@ class Trading:
 def exchange_if(
     trading: Trading, found: Stepped, data: CalibrationBatches | None, budget: Budget
 ) -> Stepped:
-    """Let groups trade units where that is wanted.
+    """Let units trade places where that is wanted.
 
     Args:
         trading: Whether and how.
@@ -228,12 +244,12 @@ def exchange_if(
         return found
     if not once:
         raise OptionError(
-            "groups trade units of one ranking, and there are several steps",
+            "units of one ranking trade places, and there are several steps",
             hint="leave out one of --exchange and --steps",
         )
     if data is None:
         raise DataError(
-            "groups trade units by what calibration images say, and there are none",
+            "units trade places by what calibration images say, and there are none",
             hint="give some with --data, or leave out --exchange",
         )
     traded = exchange(

@@ -116,7 +116,7 @@ def ours(streams: bool) -> list[Contender]:
 def game(*, ahead: bool) -> Contender:
     """Rank by the default criterion for the ratio that will be removed, as ``prune`` does.
 
-    Where no repair follows, groups trade units, which takes part of the seconds.
+    Where no repair follows, units trade places, which takes part of the seconds.
 
     Args:
         ahead: Whether scores look ahead to the repair that follows, if one does.

@@ -48,7 +48,7 @@ class Contestant:
         budget: Coalitions per player.
         for_ratio: Largest share of multiply-accumulates that it expects to go.
         for_repair: The repair that it looks ahead to; ``auto`` for that of each cell, as ``prune``.
-        exchange: Whether groups trade units where no repair follows, as in ``prune``.
+        exchange: Whether units trade places where no repair follows, as in ``prune``.
     """
 
     label: str

@@ -31,14 +31,13 @@ from graphprune.comparison.robustness import IMAGES, layerwise_robustness
 from graphprune.criteria.images import fitting_images
 from graphprune.data import CalibrationBatches
 from graphprune.errors import ArtifactError, BudgetError, DataError, OptionError
-from graphprune.exchanging import exchange, fits
 from graphprune.fidelity import Judge
 from graphprune.game.evaluation import DEFAULT, Running
 from graphprune.graph import DependencyGraph
 from graphprune.progress import Progress, silent
 from graphprune.ranking import Ranking
-from graphprune.selection import Budget, PruningPlan, select_within
-from graphprune.weighing import weigh
+from graphprune.selection import Budget, PruningPlan
+from graphprune.steps import Trading, exchange_if, select_once, weigh_if
 
 
 def compare(
@@ -223,7 +222,7 @@ class _Run:
         return cell_of(trial, (method, repaired.method), plan, fidelity, seconds)
 
     def _plan(self, trial: Trial, ratio: float, repairing: Repairing) -> PruningPlan:
-        """Select as ``prune`` does: by scores that look ahead, and groups trade units."""
+        """Select as ``prune`` does: by scores that look ahead, and units trade places."""
         asked, ranking = self._found.conditions, self._ranking(trial)
         budget = Budget(
             ratio=ratio,
@@ -232,14 +231,15 @@ class _Run:
             min_units=asked.min_units,
             round_to=asked.round_to,
         )
+        trading = Trading(
+            wanted=None if self._contestant(trial).exchange else False,
+            repair=repairing.method,
+            running=self._running,
+            seed=trial.seed,
+        )
         images = self._images.drawn(trial.seed)
-        weighed = weigh(ranking, images, budget, repairing)
-        if weighed is not None:
-            return weighed.best.plan
-        if self._contestant(trial).exchange and fits(ranking, budget, repairing.method):
-            traded = exchange(ranking, images, budget, running=self._running, seed=trial.seed)
-            return traded.plan
-        return select_within(ranking, budget)
+        found = weigh_if(select_once(ranking, budget), images, budget, repairing)
+        return exchange_if(trading, found, images, budget).plan
 
     def _add(self, cell: Cell) -> None:
         self._cells.add(_key(cell))

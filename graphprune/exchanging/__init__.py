@@ -187,12 +187,12 @@ def check_exchange(budget: Budget) -> None:
     """
     if budget.chosen_scope != "global":
         raise OptionError(
-            f"groups trade units where all units compete, and the scope is {budget.chosen_scope}",
+            f"units trade places where all compete, and the scope is {budget.chosen_scope}",
             hint="use --scope global, or leave out --exchange",
         )
     if budget.of == "latency":
         raise OptionError(
-            "groups do not trade units for a budget of the latency",
+            "units do not trade places for a budget of the latency",
             hint="use --of macs, or leave out --exchange",
         )
 

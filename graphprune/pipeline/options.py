@@ -86,7 +86,7 @@ class PruneOptions:
         latency: How latency is measured, where the ratio is one of it.
         steps: How often to rank and remove a part.
         plots: What plots are written as: ``svg``, ``png`` or ``none``.
-        exchange: Whether groups trade units, see :mod:`graphprune.exchanging`; None does where it
+        exchange: Whether units trade places, see :mod:`graphprune.exchanging`; None does where it
             fits.
     """
 

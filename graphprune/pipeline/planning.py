@@ -55,7 +55,7 @@ class Selected:
         steps: The steps in which it was found; none if it was found at once.
         choice: All candidates, where the best of several criteria was chosen.
         weighed: How far it is best to look ahead to the repair; None if that was not tried.
-        exchanged: How groups traded units; None if they did not.
+        exchanged: How units traded places; None if they did not.
         latency: What was measured, where the ratio is one of the latency.
         store: Where the state of the ranking is kept until the plan is carried out; None if there
             is none.

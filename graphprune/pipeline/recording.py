@@ -37,7 +37,7 @@ def weighing_record(found: Weighed | None) -> WeighingRecord | None:
 
 
 def exchange_record(found: Exchanged | None) -> ExchangeRecord | None:
-    """Describe how groups traded units."""
+    """Describe how units traded places."""
     if found is None:
         return None
     return ExchangeRecord(

@@ -472,7 +472,7 @@ def _held_out_rows(found: HeldOutRecord | None) -> list[tuple[str, str | None]]:
 def _exchange_rows(found: ExchangeRecord | None) -> list[tuple[str, str | None]]:
     if found is None:
         return []
-    label = f"exchange between groups, {found.value} on {found.n_images:,} images"
+    label = f"exchange, {found.value} on {found.n_images:,} images"
     return [(label, f"{found.gain}, higher is better ({found.evaluations:,} coalitions)")]
 
 

@@ -112,7 +112,7 @@ def test_shows_what_groups_traded() -> None:
     traded = ExchangeRecord(value="kl", before=-3.776, after=None, evaluations=54, n_images=256)
     manifest = runs.manifest().model_copy(update={"exchange": traded})
     text = read(render(manifest, runs.plan(), runs.ranking())).text
-    assert "exchange between groups, kl on 256 images" in text
+    assert "exchange, kl on 256 images" in text
     assert "-3.78 to -, higher is better (54 coalitions)" in text
 
 
