@@ -104,6 +104,7 @@ class CostModel:
         self._graph = graph
         self._rows: dict[bytes, int] = {}
         self._units: list[UnitIds] = []
+        self._at_first: dict[str, Floats] = {}
         self._params = [self._product(axes) for axes in parameter_axes(graph)]
         self._macs = [
             self._product(axes, 1.0 / graph.batch_size) for _, axes in operation_axes(graph)
@@ -138,6 +139,22 @@ class CostModel:
         for product in products[kind]:
             self._add_savings(saved, product, lengths, present)
         return saved
+
+    def price(self, kind: str, kept: Kept) -> Floats:
+        """Return what units cost on average along the way to a coalition, (n_units,), mean about 1.
+
+        A unit that is read by layers which shrink, too, costs less by then. (The integral of the
+        marginal cost along the way is its Aumann-Shapley price; two points stand for it.)
+
+        Args:
+            kind: As for :meth:`marginal`.
+            kept: The coalition, (n_units,) Bool.
+        """
+        if kind not in self._at_first:
+            self._at_first[kind] = self.marginal(kind)
+        cost = (self._at_first[kind] + self.marginal(kind, kept)) / 2
+        mean = max(float(cost.mean()), 1e-300) if cost.size else 1.0
+        return np.maximum(cost / mean, 1e-12)
 
     def _add_savings(
         self, saved: Floats, product: _Product, lengths: Floats, present: Kept

@@ -346,15 +346,10 @@ class _Chooser:
         return np.lexsort((keys, ~self._gone))
 
     def _value_per_cost(self, sequence: Units) -> Scores:
-        """Return what units are worth for what they cost on average along an order of removal.
-
-        A unit that is read by layers which shrink, too, costs less by then. (The integral of the
-        marginal cost along the way is its Aumann-Shapley price; two points stand for it.)
-        """
+        """Return what units are worth for what they cost on average along an order of removal."""
         kept = self._graph.all_kept()
         kept[sequence] = False
-        cost = (self._cost_at_first + self.costs.marginal(self._of, kept)) / 2
-        cost = np.maximum(cost / max(cost.mean(), 1e-300), 1e-12)
+        cost = self.costs.price(self._of, kept)
         # A harmful unit (score below zero) is the better to remove the more it costs.
         per_cost: Scores = np.where(self._scores > 0, self._scores / cost, self._scores * cost)
         return per_cost
@@ -389,10 +384,6 @@ class _Chooser:
             for unit in units.tolist():
                 places[unit].append(place)
         return places
-
-    @cached_property
-    def _cost_at_first(self) -> Scores:
-        return self.costs.marginal(self._of)
 
     @property
     def _groups(self) -> tuple[PruningGroup, ...]:

@@ -210,7 +210,7 @@ class Trading:
         running: How and where the network is run.
         ranks: The processes that share the work.
         seed: Draws images.
-        progress: Told about every coalition that is played.
+        progress: Told about every pass.
     """
 
     wanted: bool | None = None

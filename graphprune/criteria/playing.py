@@ -18,6 +18,7 @@ from graphprune.game.games import GroupGame, HierarchicalGame, NetworkGame
 from graphprune.game.value import is_stepwise
 from graphprune.groups import PruningGroup
 from graphprune.ranking import Effort, Scores
+from graphprune.seeds import seed_of
 
 
 def play_network(request: RankRequest) -> Scored:
@@ -101,7 +102,8 @@ def _played(request: RankRequest, place: int, game: GroupGame, spent: float) -> 
     """Play a group's game and keep its result."""
     group, start = request.graph.groups[place], time.monotonic()
     name, budget = _choice(request, group)
-    seed = _seed_of(request.seed, place)
+    # Of its own, so that groups of one size do not share their orders.
+    seed = seed_of(request.seed, place)
     estimator = create(name, budget=budget, seed=seed, semivalue=request.semivalue)
 
     def step(stage: str, done: int, total: int) -> None:
@@ -130,11 +132,6 @@ def _choice(request: RankRequest, group: PruningGroup) -> tuple[str, int | None]
         sloped=not is_stepwise(request.value),
     )
     return chosen_estimator(kind, budget, request.semivalue), budget
-
-
-def _seed_of(seed: int, place: int) -> int:
-    """Return a seed of a group's own, so that groups of one size do not share their orders."""
-    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
 
 
 def _stopping(

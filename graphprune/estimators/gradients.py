@@ -38,6 +38,7 @@ from graphprune.estimators.semivalues import SHAPLEY, Semivalue
 from graphprune.estimators.stopping import NEVER, Stopping
 from graphprune.game.games import NetworkGame
 from graphprune.progress import Progress, silent
+from graphprune.seeds import seed_of
 
 MOST_COALITIONS = 16
 """Coalitions per image by default, both rounds together; more change rankings little."""
@@ -290,7 +291,7 @@ class _Run:
 
         Start scores are squared gate gradients at the grand coalition (a Fisher score).
         """
-        generator = torch.Generator().manual_seed(_seed_of(self._seed, step.number))
+        generator = torch.Generator().manual_seed(seed_of(self._seed, step.number))
         size, game = step.rows.stop - step.rows.start, self._game
         rows = torch.zeros(2, most, game.n_players, dtype=torch.float64)
         if orders is None:
@@ -300,7 +301,7 @@ class _Run:
         else:
             kept = orders.draw(size, game.band, generator)
             found = game.gradients(step.batch, kept, generator, n_draws=1 if game.fisher else 0)
-            rows[0, :size] = (found.slope + 0.5 * found.squares) * kept
+            rows[0, :size] = found.marginals(kept) * kept
         rows[1, :size] = kept
         return rows
 
@@ -332,11 +333,6 @@ class _Run:
         for number, evidence in enumerate(self.halves):
             evidence.marginals[:] = known[f"marginals {number}"]
             evidence.present[:] = known[f"present {number}"]
-
-
-def _seed_of(seed: int, step: int) -> int:
-    """Return a seed of a pass's own: it does not depend on the passes before it."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
 def _steps(batch_sizes: tuple[int, ...], lengths: tuple[int, ...]) -> Iterator[_Step]:

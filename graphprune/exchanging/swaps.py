@@ -16,7 +16,6 @@ every plan that is worth less, more again after one that is worth more.
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +26,7 @@ from graphprune.exchanging.held import Held
 from graphprune.game.games import NetworkGame
 from graphprune.graph import Kept
 from graphprune.ranking import Scores
+from graphprune.seeds import seed_of
 
 PASSES_OF_A_LOOK = 3
 """One forward pass that autograd follows, and two backward ones."""
@@ -60,12 +60,12 @@ def swap_units(held: Held, seed: int = 0) -> None:
     costs, look = CostModel(held.ranking.graph), 0
     stride = _Stride(held.ranking.graph.n_units)
     while stride.some and held.passes.left:
-        worths = worths_at(held.game, held.kept, _seed_of(seed, look))
+        worths = worths_at(held.game, held.kept, seed_of(seed, look))
         held.passes.take(PASSES_OF_A_LOOK)
         look += 1
         if not all(np.isfinite(worth).all() for worth in worths):
             return
-        place = _Place(worths, _costs_at(costs, held), held.kept)
+        place = _Place(worths, costs.price(held.budget.of, held.kept), held.kept)
         while stride.some and held.passes.left:
             if held.beaten_by(place.scores(stride.way, stride.count)):
                 stride.lengthen()
@@ -82,34 +82,20 @@ def worths_at(game: NetworkGame, kept: Kept, seed: int = 0) -> Worths:
         seed: Draws predictions of the unpruned network.
     """
     present = torch.from_numpy(kept)
-    # The worth is concave in a gate: where the gate would be moved to, the slope is another.
-    bend = torch.where(present, 0.5, -0.5)
 
     def sums(batches: range) -> torch.Tensor:
         found = []
         for number in batches:
             coalitions = present.expand(game.batch_sizes[number], -1)
-            generator = torch.Generator().manual_seed(_seed_of(seed, number))
+            generator = torch.Generator().manual_seed(seed_of(seed, number))
             seen = game.gradients(number, coalitions, generator, n_draws=1 if game.fisher else 0)
-            added = (seen.slope + bend * seen.squares).double()
+            added = seen.marginals(present).double()
             magnitude = torch.where(present, added.abs(), added)
             found.append(torch.stack([added.sum(0), magnitude.sum(0)]))
         return torch.stack(found)
 
     mean, magnitude = game.ranks.gather(len(game.batch_sizes), sums).sum(0).numpy() / game.n_images
     return mean, magnitude
-
-
-def _seed_of(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-def _costs_at(costs: CostModel, held: Held) -> Scores:
-    """Return what units cost as selection prices them: on average over first and now."""
-    of = held.budget.of
-    mean = (costs.marginal(of) + costs.marginal(of, held.kept)) / 2
-    cost: Scores = np.maximum(mean / max(mean.mean(), 1e-300), 1e-12)
-    return cost
 
 
 class _Stride:
@@ -120,36 +106,31 @@ class _Stride:
     """
 
     def __init__(self, n_units: int) -> None:
-        first = max(round(_FIRST * n_units), 1)
         self._most = max(round(_MOST * n_units), 1)
-        self._counts = deque([[0, first], [1, first]])
-
-    @property
-    def way(self) -> int:
+        self._counts = [max(round(_FIRST * n_units), 1)] * 2
+        self.way = 0
         """Place of the worths whose turn it is."""
-        return self._counts[0][0]
 
     @property
     def count(self) -> int:
         """How many units come back by them."""
-        return self._counts[0][1]
+        return self._counts[self.way]
 
     @property
     def some(self) -> bool:
         """Whether there is anything left to try."""
-        return any(count for _, count in self._counts)
+        return any(self._counts)
 
     def lengthen(self) -> None:
         """Go on the same way with more; the other one may be tried again after it."""
-        self._counts[0][1] = min(math.ceil(_GROWTH * self.count), self._most)
-        for entry in self._counts:
-            entry[1] = max(entry[1], 1)
+        self._counts[self.way] = min(math.ceil(_GROWTH * self.count), self._most)
+        self._counts[1 - self.way] = max(self._counts[1 - self.way], 1)
 
     def shorten(self) -> None:
         """Go on the other way, if anything is left of it."""
-        self._counts[0][1] //= 2
-        if self._counts[1][1]:
-            self._counts.rotate()
+        self._counts[self.way] //= 2
+        if self._counts[1 - self.way]:
+            self.way = 1 - self.way
 
 
 @dataclass(frozen=True)

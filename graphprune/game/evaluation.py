@@ -420,6 +420,20 @@ class GateGradients:
     squares: Tensor
     score: Tensor
 
+    def marginals(self, present: Tensor) -> Tensor:
+        """Return what units add to a coalition, or would add to it: second-order in their gates.
+
+        The second derivative of the worth is taken to be minus the Fisher information, so a gate's
+        slope is steeper where it is shut than where it is open.
+
+        Args:
+            present: Who is in the coalition, (n_units,) or (images, n_units) Bool.
+
+        Returns:
+            (images, n_units) In the performance's unit.
+        """
+        return self.slope + torch.where(present, 0.5, -0.5) * self.squares
+
 
 def class_units(graph: DependencyGraph) -> UnitIds | None:
     """Return the unit of every class that the network predicts; None if all classes stay."""

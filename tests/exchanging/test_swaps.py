@@ -17,7 +17,6 @@ from graphprune.data import as_batches
 from graphprune.exchanging import exchange
 from graphprune.exchanging.held import Held
 from graphprune.exchanging.swaps import (
-    _costs_at,
     _Place,
     _Stride,
     swap_units,
@@ -35,7 +34,7 @@ def place_of(name: str, budget: Budget = HALF) -> tuple[Held, _Place]:
     """Return a held plan and where it stands; what units add is drawn and positive."""
     one = held(at_random(traced(name)), budget)
     drawn = np.random.default_rng(5).random(one.kept.size) + 0.1
-    return one, _Place((drawn, drawn), _costs_at(CostModel(traced(name)), one), one.kept)
+    return one, _Place((drawn, drawn), CostModel(traced(name)).price(budget.of, one.kept), one.kept)
 
 
 @pytest.mark.parametrize("name", NAMES)
